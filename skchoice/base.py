@@ -1,0 +1,415 @@
+"""How the estimators are fitted: their parameters, life cycle and published arrays."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import _fit_context
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from skchoice import diagnosis
+from skchoice.allocation import Rule
+from skchoice.batches import shuffled_batches
+from skchoice.calibration import Calibration
+from skchoice.firing import FiringTracker
+from skchoice.fitted import FittedSAE
+from skchoice.inference import token_chunks
+from skchoice.inputs import Rows
+from skchoice.model import EncoderAffinities, random_parameters
+from skchoice.optimizer import Adam
+from skchoice.reservoir import Reservoir
+from skchoice.training import (
+    AuxiliaryOptions,
+    TrainingState,
+    linear_schedule,
+    standardise,
+    train,
+)
+
+# Rows looked at to find the centre and scale of X.
+_STANDARDISATION_ROWS = 16384
+_RECORDS = 100  # records in history_ for each fit
+# A tenth of the rows is set aside for calibration, of this many or more, up to:
+_MIN_ROWS_TO_SPLIT = 4096
+_MAX_CALIBRATION_ROWS = 65536
+
+
+class ChoiceSAE(FittedSAE):
+    """Base of the sparse autoencoders; the subclasses say how matches are allocated."""
+
+    _parameter_constraints: dict = {
+        "n_features": [Interval(Integral, 1, None, closed="left"), None],
+        "k": [Interval(Real, 0, None, closed="neither")],
+        "aux": [StrOptions({"zipf", "k"}), None],
+        "aux_coef": [Interval(Real, 0, None, closed="left")],
+        "aux_k": [Interval(Integral, 1, None, closed="left"), None],
+        "dead_after": [Interval(Integral, 1, None, closed="left"), None],
+        "importance": [StrOptions({"relative", "absolute"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, None, closed="neither"),
+        ],
+        "warmup_fraction": [Interval(Real, 0, 1, closed="both")],
+        "decay_fraction": [Interval(Real, 0, 1, closed="both")],
+        "n_calibration": [Interval(Integral, 0, None, closed="left"), None],
+        "sparse_output": ["boolean"],
+        "device": [str, torch.device],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_features=None,
+        k=32,
+        *,
+        aux="zipf",
+        aux_coef=1 / 32,
+        aux_k=None,
+        dead_after=None,
+        importance="relative",
+        batch_size=4096,
+        max_iter=10,
+        learning_rate="auto",
+        warmup_fraction=0.05,
+        decay_fraction=0.2,
+        n_calibration=None,
+        sparse_output=True,
+        device="auto",
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_features = n_features
+        self.k = k
+        self.aux = aux
+        self.aux_coef = aux_coef
+        self.aux_k = aux_k
+        self.dead_after = dead_after
+        self.importance = importance
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.learning_rate = learning_rate
+        self.warmup_fraction = warmup_fraction
+        self.decay_fraction = decay_fraction
+        self.n_calibration = n_calibration
+        self.sparse_output = sparse_output
+        self.device = device
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # ------------------------------------------------- what the subclasses define
+
+    def _rule(
+        self, state: TrainingState, n_tokens: int, progress: float | None
+    ) -> Rule:
+        """Return the rule of a training step.
+
+        ``progress`` is the share of the steps already done, None in partial_fit.
+        """
+        raise NotImplementedError
+
+    def _calibrate(
+        self, state: TrainingState, affinities: EncoderAffinities
+    ) -> Calibration:
+        """Find the thresholds on a sample."""
+        raise NotImplementedError
+
+    def _publish_rule(self, state: TrainingState, calibration: Calibration) -> None:
+        """Set the fitted attributes that only this estimator has."""
+
+    # ------------------------------------------------------------------ fitting
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learn the dictionary from the rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_columns)
+            Activations: a numpy array, pandas frame, torch Tensor on any device, or
+            anything with rows that can be sliced (memmap, h5py, zarr), which is
+            streamed. Rows may hold float16, float32 or float64.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If X is not a finite 2-D array of real numbers, or parameters do not fit
+            each other. The estimator is then as it was before.
+        """
+        rows, names = self._open(X, reset=True)
+        self._check_parameters(rows)
+        seed = self._seed()
+        state = self._warm_state(rows)
+        if state is None:
+            state = self._new_state(rows, seed)
+        train_units, held_units = self._split(rows, seed)
+        batch_size = min(self.batch_size, rows.count(train_units))
+        n_steps = math.ceil(self.max_iter * rows.count(train_units) / batch_size)
+        schedule = linear_schedule(
+            n_steps,
+            self._peak_learning_rate(n_steps),
+            self.warmup_fraction,
+            self.decay_fraction,
+        )
+        self._train(
+            state,
+            shuffled_batches(rows, train_units, batch_size, seed),
+            n_steps,
+            lambda state, step, n: self._rule(state, n, step / n_steps),
+            schedule,
+        )
+        sample = _Sample(rows, held_units)
+        self._finish(state, sample, names, self.max_iter, keep_state=self.warm_start)
+        self._reservoir = None
+        return self
+
+    def _split(self, rows: Rows, seed: int) -> tuple[NDArray, NDArray]:
+        """Return the units to train on and those to calibrate on.
+
+        Features come to fire less often on rows that they were trained on, so the
+        thresholds need rows set aside; only few rows are too dear for that.
+        """
+        n_rows, units = rows.shape[0], rows.units()
+        n_held = self.n_calibration
+        if n_held is None:
+            few = n_rows < _MIN_ROWS_TO_SPLIT or len(units) < 10
+            n_held = 0 if few else min(n_rows // 10, _MAX_CALIBRATION_ROWS)
+        if n_held == 0:
+            return units, units
+        n_units = math.ceil(n_held * len(units) / n_rows)
+        if n_units >= len(units):
+            raise ValueError(
+                f"n_calibration={n_held} rows are set aside from training, but X has "
+                f"only {n_rows}. Lower it, or calibrate on the training rows with 0."
+            )
+        order = np.random.default_rng([seed, 1]).permutation(units)
+        return np.sort(order[n_units:]), np.sort(order[:n_units])
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Train on the rows of X once, going on from earlier calls.
+
+        The learning rate is constant. The first call fixes the centre and scale of the
+        data, so it should get representative rows; thresholds are calibrated after
+        each call on a uniform sample of all rows seen so far.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_columns)
+            As for :meth:`fit`.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self
+        """
+        state = getattr(self, "_state", None)
+        first = state is None
+        rows, names = self._open(X, reset=first)
+        self._check_parameters(rows)
+        seed = self._seed() if first else int(state.rng.integers(2**31))
+        if first:
+            state = self._new_state(rows, seed)
+        else:
+            state = state.to(rows.device)
+        held = getattr(self, "_reservoir", None)
+        reservoir = (
+            Reservoir(self.n_calibration or 8192, seed) if held is None else held
+        )
+        # Reads all rows, and so refuses bad ones before the model has changed.
+        reservoir = reservoir.updated(rows)
+        n_steps = math.ceil(rows.shape[0] / self.batch_size)
+        batch_size = math.ceil(rows.shape[0] / n_steps)
+        rate = self._peak_learning_rate(None)
+        self._train(
+            state,
+            shuffled_batches(rows, rows.units(), batch_size, seed),
+            n_steps,
+            lambda state, step, n: self._rule(state, n, None),
+            lambda step: rate,
+        )
+        n_iter = 1 if first else self.n_iter_ + 1
+        sample = reservoir.chunks(rows.device)
+        self._finish(state, sample, names, n_iter, keep_state=True)
+        self._reservoir = reservoir
+        return self
+
+    def _train(self, state, batches, n_steps, rule_for, schedule) -> None:
+        auxiliary = AuxiliaryOptions(
+            self.aux if self.aux_coef > 0 else None,
+            self.aux_coef,
+            self.aux_k or max(1, state.parameters.encoder.shape[1] // 2),
+        )
+        record_every = max(1, n_steps // _RECORDS)
+        with tqdm(
+            total=n_steps,
+            desc=type(self).__name__,
+            unit="step",
+            disable=not self.verbose,
+        ) as bar:
+
+            def show(record: dict) -> None:
+                bar.set_postfix(
+                    loss=f"{record['loss']:.4f}",
+                    fvu=f"{record['fvu']:.4f}",
+                    l0=f"{record['l0']:.1f}",
+                    dead=record["n_dead"],
+                    refresh=False,
+                )
+                bar.update(min(record_every, n_steps - bar.n))
+
+            train(
+                state,
+                batches,
+                n_steps,
+                rule_for,
+                schedule,
+                auxiliary,
+                show,
+                record_every,
+            )
+
+    def _check_parameters(self, rows: Rows) -> None:
+        """Raise where parameters do not fit each other or the data."""
+        n_features = self._n_features(rows.shape[1])
+        if self.k > n_features:
+            raise ValueError(
+                f"k={self.k} must be at most n_features={n_features}: a token cannot "
+                "match more features than there are. Lower k or raise n_features."
+            )
+
+    def _n_features(self, n_columns: int) -> int:
+        if self.n_features is None:
+            return max(8 * n_columns, math.ceil(4 * self.k))
+        return self.n_features
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _peak_learning_rate(self, n_steps: int | None) -> float:
+        """Return the given learning rate, or one for the length of training."""
+        if self.learning_rate != "auto":
+            return float(self.learning_rate)
+        return 1e-3
+
+    def _new_state(self, rows: Rows, seed: int) -> TrainingState:
+        rng = np.random.default_rng([seed, 0])
+        units = rows.units()
+        n_units = math.ceil(_STANDARDISATION_ROWS / rows.count(units[:1]))
+        if n_units < len(units):
+            units = np.sort(rng.choice(units, n_units, replace=False))
+        sample = rows.gather(units)
+        standardisation, outlying = standardise(sample)
+        n_features = self._n_features(rows.shape[1])
+        diagnosis.check_rows(rows.shape[0], n_features, sample, outlying)
+        parameters = random_parameters(
+            n_features,
+            rows.shape[1],
+            self.importance == "relative",
+            torch.Generator().manual_seed(seed),
+        ).to(rows.device, torch.float32)
+        # The average feature fires a hundred times in a window.
+        window = self.dead_after or math.ceil(100 * n_features / self.k)
+        return TrainingState(
+            parameters=parameters,
+            optimizer=Adam(parameters.arrays()),
+            tracker=FiringTracker(n_features, self.k, window, rows.device),
+            standardisation=standardisation,
+            rng=rng,
+        )
+
+    def _warm_state(self, rows: Rows) -> TrainingState | None:
+        """Return a copy of the state to go on from, if that is asked for."""
+        state = getattr(self, "_state", None)
+        if not self.warm_start or state is None:
+            return None
+        shape = (self._n_features(rows.shape[1]), rows.shape[1])
+        if state.parameters.encoder.shape != shape:
+            raise ValueError(
+                "warm_start=True goes on from parameters of shape "
+                f"{tuple(state.parameters.encoder.shape)}, but n_features and X ask "
+                f"for {shape}. Keep them as they were, or set warm_start=False."
+            )
+        return copy.deepcopy(state).to(rows.device)
+
+    # --------------------------------------------------------------- publishing
+
+    def _finish(self, state, sample, names, n_iter, keep_state) -> None:
+        """Calibrate on a sample, and only then set the fitted attributes."""
+        standardisation = state.standardisation
+        affinities = EncoderAffinities(
+            state.parameters,
+            lambda: token_chunks(
+                map(standardisation.apply, sample.read()), state.parameters
+            ),
+            sample.n_rows,
+        )
+        calibration = self._calibrate(state, affinities)
+        diagnosis.check_fit(state, calibration)
+
+        unit = 1.0 if state.parameters.relative else standardisation.scale
+        centre = standardisation.centre
+        encoder, encoder_bias, decoder, decoder_bias = state.parameters.arrays()
+        decoder_bias = centre + standardisation.scale * decoder_bias.double()
+        decoder_bias = decoder_bias.to(sample.dtype)
+        if keep_state:  # the state goes on changing, what is published must not
+            encoder, decoder = encoder.clone(), decoder.clone()
+        self.components_ = _to_numpy(decoder)
+        self.encoder_weights_ = _to_numpy(encoder)
+        self.encoder_bias_ = _to_numpy(encoder_bias * unit)
+        self.decoder_bias_ = _to_numpy(decoder_bias)
+        self.thresholds_ = _to_numpy(calibration.thresholds * unit)
+        self.feature_density_ = calibration.density
+        self.dead_features_ = _to_numpy(state.tracker.dead())
+        self.history_ = list(state.history)
+        self.n_iter_ = n_iter
+        for name, value in names.items():
+            setattr(self, name, value)
+        self._publish_rule(state, calibration)
+        self._state = state if keep_state else None
+
+    def __getstate__(self) -> dict:
+        # A pickle must open where there is no CUDA.
+        state = super().__getstate__().copy()
+        if state.get("_state") is not None:
+            state["_state"] = state["_state"].to(torch.device("cpu"))
+        return state
+
+
+class _Sample:
+    """Some units of rows, read anew in every pass."""
+
+    def __init__(self, rows: Rows, units: NDArray):
+        self._rows, self._units = rows, units
+        self.n_rows, self.dtype = rows.count(units), rows.dtype
+
+    def read(self) -> Iterator[Tensor]:
+        step = self._rows.per_chunk()
+        for first in range(0, len(self._units), step):
+            yield self._rows.gather(self._units[first : first + step])
+
+
+def _to_numpy(array: Tensor) -> NDArray:
+    return array.detach().cpu().numpy()

@@ -1,0 +1,69 @@
+"""Shuffled batches without end, from rows in memory or streamed.
+
+The order of pass ``p`` is a pure function of the seed and ``p``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skchoice.inputs import Rows
+
+# Several blocks of a streamed source are mixed in a buffer of this many float32.
+_BUFFER_ENTRIES = 1 << 24
+
+
+def shuffled_batches(
+    rows: Rows, units: NDArray, batch_size: int, seed: int
+) -> Iterator[Tensor]:
+    """Yield batches of exactly ``batch_size`` rows, pass after pass.
+
+    A batch that begins in one pass may end in the next, so that every row is used
+    equally often and no batch is small.
+
+    Parameters
+    ----------
+    rows : Rows
+    units : int array
+        Which of ``rows.units()`` take part.
+    batch_size : int
+    seed : int
+
+    Yields
+    ------
+    Tensor of shape (batch_size, n_columns)
+    """
+    orders = (np.random.default_rng([seed, p]).permutation(units) for p in count())
+    if rows.streamed:
+        buffers = (buffer for order in orders for buffer in _mixed(rows, order, seed))
+        yield from map(torch.cat, _regrouped(buffers, batch_size))
+    else:
+        yield from map(rows.read, map(np.concatenate, _regrouped(orders, batch_size)))
+
+
+def _mixed(rows: Rows, order: NDArray, seed: int) -> Iterator[Tensor]:
+    """Yield buffers of several blocks, their rows shuffled."""
+    n_rows = max(1, _BUFFER_ENTRIES // rows.shape[1])
+    n_blocks = max(1, n_rows // rows.count(order[:1]))
+    for first in range(0, len(order), n_blocks):
+        buffer = rows.gather(order[first : first + n_blocks])
+        rng = np.random.default_rng([seed, first, int(order[0])])
+        yield buffer[torch.from_numpy(rng.permutation(len(buffer)))]
+
+
+def _regrouped(pieces: Iterator, size: int) -> Iterator[list]:
+    """Cut a stream of arrays anew: lists of pieces that together have a given size."""
+    held: list = []
+    for piece in pieces:
+        while len(piece):
+            held.append(piece[: size - sum(map(len, held))])
+            piece = piece[len(held[-1]) :]
+            if sum(map(len, held)) == size:
+                yield held
+                held = []

@@ -1,0 +1,151 @@
+"""Thresholds for inference, so that no row depends on its neighbours.
+
+They are order statistics of the affinities of a sample of ``n`` rows: gated at the
+``r``-th largest of a feature's affinities, a new row fires with probability
+``r / (n + 1)``. Asking for ``r = density * (n + 1)`` therefore makes the *expected
+held-out* density right, and with it L0. The exact selection of training finds the order
+statistics here too, in a stream.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skchoice.allocation import (
+    Affinities,
+    FeatureChoice,
+    MutualChoice,
+    allocate,
+    descending_in_groups,
+)
+from skchoice.caps import fill_to, systematic_caps
+from skchoice.codes import SparseCodes
+
+# The gate lies this far below the order statistic, as a share of the gap to the next:
+# clear of rounding, and still on the right side of both.
+_BELOW = 0.05
+# Redistribution ends when less than this share of the budget is unfilled.
+_NEGLIGIBLE = 1e-4
+_MAX_ROUNDS = 4
+
+
+class Calibration(NamedTuple):
+    """Thresholds and what they give on the sample."""
+
+    thresholds: Tensor  # (n_features,), gate: affinity > threshold
+    target: NDArray  # (n_features,) expected matches per token, summing to k if filled
+    density: NDArray  # (n_features,) matches per token that the thresholds give here
+    unfilled: float  # share of the budget without a positive affinity
+
+
+def calibrate_mutual(affinities: Affinities, k: float, start: Tensor) -> Calibration:
+    """Find the one threshold at which ``k`` matches per token are expected.
+
+    Parameters
+    ----------
+    affinities : Affinities
+        Of the sample.
+    k : float
+    start : Tensor of shape (1,)
+        Threshold at which to start looking.
+
+    Returns
+    -------
+    Calibration
+    """
+    n_rows, n_features = affinities.shape
+    wanted = min(round(k * n_rows), n_rows * n_features)
+    rule = MutualChoice((wanted + 1) / n_rows)
+    matches = allocate(affinities, rule, start).matches
+    values = matches.values.sort(descending=True).values
+    threshold, found = values.new_zeros(()), min(wanted, len(values))
+    if len(values) > wanted:
+        threshold = (values[wanted - 1] + values[wanted]) / 2
+    thresholds = threshold.expand(n_features).clone()
+    density = _density(matches, thresholds)
+    return Calibration(thresholds, density, density, 1.0 - found / wanted)
+
+
+def calibrate_features(
+    affinities: Affinities, density: NDArray, start: Tensor, order: NDArray
+) -> Calibration:
+    """Find each feature's threshold at which its density is expected.
+
+    Density that a feature cannot reach, for want of positive affinities, is given to
+    the others in proportion to theirs.
+
+    Parameters
+    ----------
+    affinities : Affinities
+        Of the sample.
+    density : array of shape (n_features,)
+        Matches per token of each feature.
+    start : Tensor of shape (n_features,)
+        Thresholds at which to start looking.
+    order : int array of shape (n_features,)
+        Order in which integer counts are drawn from the densities.
+
+    Returns
+    -------
+    Calibration
+    """
+    n_rows, _ = affinities.shape
+    total = float(density.sum())
+    target, supply = density, np.ones_like(density)
+    for _ in range(_MAX_ROUNDS):
+        # The order statistics: n + 1 gaps between and around n rows.
+        ranks = systematic_caps(target, n_rows + 1, order=order).clip(max=n_rows)
+        rule = FeatureChoice(torch.from_numpy(np.minimum(ranks + 2, n_rows)))
+        seen = allocate(affinities, rule, start)
+        counts = seen.matches.counts().cpu().numpy()
+        exhausted = counts < ranks
+        supply = np.where(exhausted, np.minimum(supply, counts / n_rows), supply)
+        unfilled = np.maximum(ranks - counts, 0).sum() / ranks.sum()
+        if unfilled < _NEGLIGIBLE or (supply * n_rows).sum() < total:
+            break
+        target = fill_to(np.maximum(target, 1e-12), total, upper=supply)
+    thresholds = _thresholds_at(seen.matches, ranks, target * (n_rows + 1))
+    density = _density(seen.matches, thresholds)
+    return Calibration(thresholds, target, density, float(unfilled))
+
+
+def _density(matches: SparseCodes, thresholds: Tensor) -> NDArray:
+    """Return the matches per token that pass the thresholds."""
+    passed = matches.values > thresholds[matches.cols.long()]
+    counts = torch.bincount(matches.cols[passed], minlength=matches.shape[1])
+    return counts.cpu().numpy() / matches.shape[0]
+
+
+def _thresholds_at(matches: SparseCodes, ranks: NDArray, expected: NDArray) -> Tensor:
+    """Return the gates at each feature's ``rank``-th largest affinity.
+
+    A feature that was drawn rank 0, since it is expected less than once in the sample,
+    is gated above its largest affinity, not shut: the tail is taken to be exponential,
+    as wide as the gap between the two largest.
+    """
+    values = matches.values
+    order = descending_in_groups(matches.cols.long(), values)
+    values = values[order]
+    device = values.device
+    counts, starts = matches.counts(), matches.feature_pointers()[:-1].long()
+    rank = torch.from_numpy(ranks).to(device)
+
+    def ranked(number: Tensor) -> Tensor:
+        """Return each feature's number-th largest affinity, 0 past its last."""
+        there = (number >= 1) & (number <= counts)
+        at = torch.where(there, starts + number - 1, 0)
+        padded = values if len(values) else values.new_zeros(1)
+        return torch.where(there, padded[at], 0.0)
+
+    upper, lower = ranked(rank), ranked(rank + 1)
+    gate = upper - _BELOW * (upper - lower)
+    first, second = ranked(torch.ones_like(rank)), ranked(torch.full_like(rank, 2))
+    seldom = torch.from_numpy(expected / 2).to(device, values.dtype)
+    beyond = first - (first - second) * seldom.clamp(1e-12, 0.5).log()
+    gate = torch.where(rank == 0, beyond, gate)
+    return torch.where(rank > counts, 0.0, gate)

@@ -1,0 +1,247 @@
+"""Feature densities and the integer caps drawn from them.
+
+A cap profile is a density vector ``p`` of shape (n_features,): the matches that each
+feature is allowed per token, ``0 <= p <= 1``, summing to ``k``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GRID = 1 << 20  # one match, in the units in which expected caps are added up
+_GOLDEN = 0.6180339887498949
+_LEARNED_FLOOR = 0.05  # of the mean density: a feature dead once may come back
+
+
+def fill_to(
+    weights: NDArray,
+    total: float,
+    lower: NDArray | float = 0.0,
+    upper: NDArray | float = 1.0,
+) -> NDArray:
+    """Scale weights so that, clipped to bounds, they sum to a total (water-filling).
+
+    Parameters
+    ----------
+    weights : array of shape (n_features,), nonnegative
+    total : float
+        Sum to reach. Where the bounds do not allow it, the nearest bound is returned.
+    lower, upper : float or array of shape (n_features,)
+
+    Returns
+    -------
+    array of shape (n_features,), float64
+        ``clip(s * weights, lower, upper)`` with the scalar ``s`` that makes the sum
+        equal ``total``.
+
+    Examples
+    --------
+    >>> from skchoice.caps import fill_to
+    >>> fill_to([4.0, 1.0, 1.0], total=2.0)
+    array([1. , 0.5, 0.5])
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    lower, upper = np.broadcast_arrays(lower, upper)
+    lower = np.broadcast_to(lower, weights.shape).astype(np.float64)
+    upper = np.broadcast_to(upper, weights.shape).astype(np.float64)
+    positive = weights > 0
+    if np.where(positive, upper, lower).sum() <= total:
+        return np.where(positive, upper, lower)
+    if lower.sum() >= total:
+        return lower.copy()
+    # The sum is piecewise linear and increasing in s: find the piece, then solve it.
+    with np.errstate(divide="ignore", over="ignore"):
+        breaks = np.concatenate(
+            [lower[positive] / weights[positive], upper[positive] / weights[positive]]
+        )
+    breaks = np.unique(breaks[np.isfinite(breaks)])
+
+    def filled(scale: float) -> NDArray:
+        return np.clip(scale * weights, lower, upper)
+
+    low, high = 0, len(breaks) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if filled(breaks[middle]).sum() >= total:
+            high = middle
+        else:
+            low = middle + 1
+    at, below = filled(breaks[high]), filled(breaks[high - 1] if high else 0.0)
+    span = at.sum() - below.sum()
+    share = 1.0 if span == 0 else (total - below.sum()) / span
+    return below + share * (at - below)
+
+
+def uniform_density(n_features: int, k: float) -> NDArray:
+    """Return the same density ``k / n_features`` for every feature.
+
+    Examples
+    --------
+    >>> from skchoice.caps import uniform_density
+    >>> uniform_density(4, k=1)
+    array([0.25, 0.25, 0.25, 0.25])
+    """
+    return np.full(n_features, k / n_features)
+
+
+def zipf_density(
+    n_features: int, k: float, exponent: float = 1.0, offset: float = 0.0
+) -> NDArray:
+    """Return Zipf densities in order of rank.
+
+    Parameters
+    ----------
+    n_features : int
+    k : float
+        Matches per token; the sum of the densities.
+    exponent, offset : float
+        Rank ``r = 1, 2, ...`` has density proportional to
+        ``(r + offset) ** -exponent``, at most 1 (Ayonrinde 2024, section 3).
+
+    Returns
+    -------
+    array of shape (n_features,), descending
+
+    Examples
+    --------
+    >>> from skchoice.caps import zipf_density
+    >>> zipf_density(4, k=2).round(3)
+    array([0.96, 0.48, 0.32, 0.24])
+    """
+    ranks = np.arange(1, n_features + 1, dtype=np.float64)
+    # Relative to the first rank, so that no exponent underflows all of the weights.
+    log_weights = -exponent * np.log((ranks + offset) / (1.0 + offset))
+    return fill_to(np.exp(np.maximum(log_weights, -600.0)), k)
+
+
+def learned_density(measured: NDArray, k: float) -> NDArray:
+    """Return measured densities, floored and scaled to sum to ``k``.
+
+    Parameters
+    ----------
+    measured : array of shape (n_features,)
+        Densities observed under Mutual Choice.
+    k : float
+
+    Returns
+    -------
+    array of shape (n_features,)
+        No density is below 5% of the mean ``k / n_features``, so that a feature that
+        was silent while the densities were measured can match again.
+
+    Examples
+    --------
+    >>> from skchoice.caps import learned_density
+    >>> learned_density([0.9, 0.1, 0.0], k=1).round(3)
+    array([0.885, 0.098, 0.017])
+    """
+    measured = np.asarray(measured, dtype=np.float64)
+    floor = _LEARNED_FLOOR * k / len(measured)
+    return fill_to(np.maximum(measured, floor), k, lower=min(floor, 1.0))
+
+
+def by_rank(profile: NDArray, measured: NDArray) -> NDArray:
+    """Give the r-th largest value of a profile to the r-th densest feature.
+
+    Parameters
+    ----------
+    profile : array of shape (n_features,), descending
+    measured : array of shape (n_features,)
+        Measured densities; ties go to the smaller index.
+
+    Returns
+    -------
+    array of shape (n_features,)
+
+    Examples
+    --------
+    >>> from skchoice.caps import by_rank
+    >>> by_rank([0.6, 0.3, 0.1], measured=[0.2, 0.0, 0.5])
+    array([0.3, 0.1, 0.6])
+    """
+    density = np.empty(len(profile))
+    density[np.argsort(-np.asarray(measured), kind="stable")] = profile
+    return density
+
+
+def systematic_caps(
+    density: NDArray, n_tokens: int, offset: float = 0.5, order: NDArray | None = None
+) -> NDArray:
+    """Draw integer caps for one batch by systematic sampling.
+
+    Parameters
+    ----------
+    density : array of shape (n_features,)
+        Expected matches per token, each in [0, 1], summing to ``k``.
+    n_tokens : int
+    offset : float in [0, 1)
+        Where sampling starts. Over a uniform offset the caps are unbiased.
+    order : int array of shape (n_features,), optional
+        Order in which the features are walked; by default their index.
+
+    Returns
+    -------
+    int64 array of shape (n_features,)
+        Sums to ``round(k * n_tokens)``; each entry is within 1 of
+        ``density * n_tokens`` and at most ``n_tokens``.
+
+    Notes
+    -----
+    Expected caps are added up as integers, a millionth of a match each, so that the
+    sum and the bounds are exact at any size (Madow 1949, systematic sampling).
+
+    Examples
+    --------
+    >>> from skchoice.caps import systematic_caps
+    >>> systematic_caps([0.5, 0.25, 0.25], n_tokens=6)
+    array([3, 2, 1])
+    """
+    density = np.asarray(density, dtype=np.float64)
+    order = np.arange(len(density)) if order is None else order
+    parts = np.rint(density[order] * (n_tokens * _GRID)).astype(np.int64)
+    # The sum is k but for rounding, which must not move the budget.
+    budget = round(round(float(density.sum()), 9) * n_tokens)
+    parts = _pin_sum(parts, budget * _GRID, n_tokens * _GRID)
+    edges = np.concatenate([[0], np.cumsum(parts)]) + int(offset * _GRID)
+    caps = np.empty(len(density), dtype=np.int64)
+    caps[order] = np.diff(edges // _GRID)
+    return caps
+
+
+class CapSampler:
+    """Integer caps for one batch after the other.
+
+    The offset of systematic sampling steps by the golden ratio, so that every feature,
+    however rare, is served at bounded intervals.
+
+    Parameters
+    ----------
+    density : array of shape (n_features,)
+    rng : numpy Generator
+        Draws the fixed order in which the features are walked, and the first offset.
+    """
+
+    def __init__(self, density: NDArray, rng: np.random.Generator):
+        self.density = density
+        self.order = rng.permutation(len(density))
+        self._offset = rng.uniform()
+
+    def draw(self, n_tokens: int) -> NDArray:
+        """Return the caps of the next batch, int64 of shape (n_features,)."""
+        self._offset = (self._offset + _GOLDEN) % 1.0
+        return systematic_caps(self.density, n_tokens, self._offset, self.order)
+
+
+def _pin_sum(parts: NDArray, total: int, limit: int) -> NDArray:
+    """Move parts by as little as possible so that they sum to ``total``."""
+    missing = total - int(parts.sum())
+    while missing:
+        room = limit - parts if missing > 0 else parts
+        movable = np.flatnonzero(room > 0)
+        share = max(1, abs(missing) // len(movable))
+        movable = movable[: max(1, abs(missing) // share)]
+        moved = np.minimum(room[movable], share)
+        parts[movable] += np.sign(missing) * moved
+        missing = total - int(parts.sum())
+    return parts

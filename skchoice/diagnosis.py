@@ -1,0 +1,88 @@
+"""Warnings where a user is likely to go wrong."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from skchoice.calibration import Calibration
+from skchoice.exceptions import (
+    ConstantRowsWarning,
+    DictionaryCollapseWarning,
+    FewRowsWarning,
+    OutlierRowsWarning,
+    UnfilledBudgetWarning,
+)
+from skchoice.training import TrainingState
+
+_UNFILLED = 0.01  # of the budget
+_OUTLYING = 0.25  # of the variance
+# Directions closer than this are the same, in spaces wide enough to tell.
+_SAME_COSINE = 0.99
+_SAME_SHARE = 0.1
+_MIN_COLUMNS = 16
+
+
+def check_rows(n_rows: int, n_features: int, sample: Tensor, outlying: float) -> None:
+    """Warn about rows that no dictionary of this size can be learned from.
+
+    Parameters
+    ----------
+    n_rows, n_features : int
+    sample : Tensor of shape (n, d)
+    outlying : float
+        Share of the sample's variance in rows of huge norm.
+    """
+    if (sample == sample[0]).all():
+        _warn(
+            "All rows of X are equal: there is nothing to learn.", ConstantRowsWarning
+        )
+    if n_rows < n_features:
+        _warn(
+            f"X has {n_rows} rows for n_features={n_features}: most features will not "
+            "be learned. Use more rows or fewer features.",
+            FewRowsWarning,
+        )
+    if outlying > _OUTLYING:
+        _warn(
+            f"{outlying:.0%} of the variance of X lies in rows more than ten times "
+            "further from the mean than the median row. They count less in training, "
+            "but still cost quality and rule the explained variance: drop them (in "
+            "language models, the first token of a sequence) or clip their norms.",
+            OutlierRowsWarning,
+        )
+
+
+def check_fit(state: TrainingState, calibration: Calibration) -> None:
+    """Warn about a fit that spent its budget badly."""
+    unfilled = max(state.history[-1]["unfilled"], calibration.unfilled)
+    if unfilled > _UNFILLED:
+        _warn(
+            f"{unfilled:.1%} of the budget of matches stayed unfilled: there were too "
+            "few positive affinities. Lower k, or raise n_features.",
+            UnfilledBudgetWarning,
+        )
+    same = _share_of_same_directions(state.parameters.decoder)
+    if same > _SAME_SHARE:
+        _warn(
+            f"About {same:.0%} of the features have a twin with the same decoder "
+            "direction: the dictionary has collapsed. Lower learning_rate or "
+            "n_features, or give more varied rows.",
+            DictionaryCollapseWarning,
+        )
+
+
+def _share_of_same_directions(decoder: Tensor) -> float:
+    n_features, n_columns = decoder.shape
+    if n_columns < _MIN_COLUMNS:
+        return 0.0
+    some = decoder[:: max(1, n_features // 256)]
+    cosines = torch.cat([some @ tile.T for tile in decoder.split(8192)], dim=1)
+    # Every direction is its own twin once.
+    return ((cosines > _SAME_COSINE).sum(1) > 1).double().mean().item()
+
+
+def _warn(message: str, category: type[Warning]) -> None:
+    warnings.warn(message, category, stacklevel=5)

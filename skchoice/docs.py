@@ -1,0 +1,90 @@
+"""Parameters and attributes that all estimators document alike."""
+
+from __future__ import annotations
+
+from textwrap import indent
+
+_PARAMETERS = """\
+n_features : int, default=None
+    Number of features, the size of the dictionary. None takes
+    ``max(8 * n_features_in_, 4 * k)``.
+k : int or float, default=32
+    Matches per token: nonzero codes of a row, on average where the rule lets rows
+    differ. TokenChoiceSAE needs an int.
+aux : {"zipf", "k", None}
+    Auxiliary loss: lets features that are underused (``"zipf"``, Ayonrinde 2024,
+    section 3.4) or dead (``"k"``, Gao et al. 2024) reconstruct the error. Default
+    ``"zipf"``; ``"k"`` for TokenChoiceSAE.
+aux_coef : float, default=1/32
+    Weight of the auxiliary loss; both losses are fractions of variance.
+aux_k : int, default=None
+    Underused features that reconstruct the error of one token. None takes half the
+    number of columns.
+dead_after : int, default=None
+    Tokens without a match after which a feature is dead; densities are averaged over
+    as many. None takes ``100 * n_features / k``: the average feature fires a hundred
+    times in that window.
+importance : {"relative", "absolute"}
+    What is compared between tokens: affinities relative to the norm of the centred
+    row, or the affinities themselves, as in the paper. With "relative" the codes of
+    ``s * (x - b)`` are ``s`` times the codes of ``x - b``. Default "relative";
+    "absolute" for TokenChoiceSAE.
+batch_size : int, default=4096
+    Rows of a training step; the budget is ``round(k * batch_size)``. At most the rows
+    of X.
+max_iter : int, default=10
+    Passes over X.
+learning_rate : float or "auto", default="auto"
+    Peak learning rate of Adam, for X scaled to a median row norm of 1.
+warmup_fraction, decay_fraction : float, default=0.05, 0.2
+    Shares of the steps in which the learning rate rises from and falls to zero.
+n_calibration : int, default=None
+    Rows set aside from training to calibrate the thresholds on, since features fire
+    less often on rows they were trained on. None takes a tenth of the rows, at most
+    65536, and none of fewer than 4096 rows; 0 calibrates on the training rows. In
+    ``partial_fit``: size of the sample of all rows that is kept, 8192 by default.
+sparse_output : bool, default=True
+    Whether ``transform`` returns CSR or a dense array.
+device : str or torch.device, default="auto"
+    "auto" takes the device of a torch Tensor, else CUDA if there is one.
+warm_start : bool, default=False
+    Whether another ``fit`` goes on from the parameters and optimizer of the last.
+random_state : int, RandomState or None, default=None
+    Seed of initialisation, row order and sampling. On a CPU, one seed at one number of
+    threads gives the same bits.
+verbose : int, default=0
+    1 shows a progress bar."""
+
+_ATTRIBUTES = """\
+components_ : array of shape (n_features, n_columns), float32
+    The dictionary: decoder directions of unit norm.
+encoder_weights_ : array of shape (n_features, n_columns), float32
+encoder_bias_ : array of shape (n_features,), float32
+    In units of X; without unit where importance is relative.
+decoder_bias_ : array of shape (n_columns,)
+    What is subtracted before encoding and added after decoding, in units of X.
+thresholds_ : array of shape (n_features,), float32
+    A feature fires where its affinity is larger. Units as ``encoder_bias_``. Zeros in
+    TokenChoiceSAE.
+feature_density_ : array of shape (n_features,)
+    Share of the calibration rows on which each feature fires.
+dead_features_ : bool array of shape (n_features,)
+    Features without a match in the last ``dead_after`` tokens of training.
+history_ : list of dict
+    Records of training: step, n_tokens, rule, loss, auxiliary_loss, fvu, l0, unfilled
+    (share of the budget), n_dead, n_underused, learning_rate.
+n_iter_ : int
+    Passes over the data, all phases together.
+n_features_in_ : int
+    Columns of X.
+feature_names_in_ : array of shape (n_features_in_,)
+    Names of the columns, where all are strings."""
+
+
+def shared_docs(cls: type) -> type:
+    """Fill in ``{parameters}`` and ``{attributes}`` in the docstring of a class."""
+    if cls.__doc__:  # absent under python -OO
+        for name, text in (("parameters", _PARAMETERS), ("attributes", _ATTRIBUTES)):
+            filled = indent(text, "    ").lstrip()
+            cls.__doc__ = cls.__doc__.replace("{" + name + "}", filled)
+    return cls

@@ -1,0 +1,381 @@
+"""The sparse autoencoders: one estimator for each allocation rule."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skchoice import caps
+from skchoice.allocation import FeatureChoice, MutualChoice, Rule, TokenChoice
+from skchoice.base import ChoiceSAE
+from skchoice.calibration import Calibration, calibrate_features, calibrate_mutual
+from skchoice.docs import shared_docs
+from skchoice.inference import TopKEncoder
+from skchoice.inputs import Rows
+from skchoice.metrics import zipf_fit
+from skchoice.model import EncoderAffinities, Parameters
+from skchoice.training import TrainingState
+
+
+@shared_docs
+class TokenChoiceSAE(ChoiceSAE):
+    """Sparse autoencoder in which each token keeps its ``k`` largest affinities.
+
+    The TopK autoencoder of Gao et al. 2024 (arXiv 2406.04093), as a baseline for
+    :class:`MutualChoiceSAE` and :class:`FeatureChoiceSAE`.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skchoice import TokenChoiceSAE
+    >>> X = load_digits().data
+    >>> sae = TokenChoiceSAE(n_features=256, k=8, max_iter=5, random_state=0).fit(X)
+    >>> codes = sae.transform(X)
+    >>> codes.shape, int(codes.getnnz(axis=1).max())
+    ((1797, 256), 8)
+    """
+
+    _parameter_constraints: dict = {
+        **ChoiceSAE._parameter_constraints,
+        "k": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_features=None,
+        k=32,
+        *,
+        aux="k",
+        aux_coef=1 / 32,
+        aux_k=None,
+        dead_after=None,
+        importance="absolute",
+        batch_size=4096,
+        max_iter=10,
+        learning_rate="auto",
+        warmup_fraction=0.05,
+        decay_fraction=0.2,
+        n_calibration=None,
+        sparse_output=True,
+        device="auto",
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            n_features,
+            k,
+            aux=aux,
+            aux_coef=aux_coef,
+            aux_k=aux_k,
+            dead_after=dead_after,
+            importance=importance,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            learning_rate=learning_rate,
+            warmup_fraction=warmup_fraction,
+            decay_fraction=decay_fraction,
+            n_calibration=n_calibration,
+            sparse_output=sparse_output,
+            device=device,
+            warm_start=warm_start,
+            random_state=random_state,
+            verbose=verbose,
+        )
+
+    def _rule(
+        self, state: TrainingState, n_tokens: int, progress: float | None
+    ) -> Rule:
+        return TokenChoice(self.k)
+
+    def _calibrate(
+        self, state: TrainingState, affinities: EncoderAffinities
+    ) -> Calibration:
+        encode = TopKEncoder(state.parameters, self.k)
+        counts = np.zeros(affinities.shape[1])
+        for tokens in affinities.chunks():
+            counts += encode.matches(tokens).counts().cpu().numpy()
+        density = counts / affinities.shape[0]
+        thresholds = torch.zeros_like(state.parameters.encoder_bias)
+        return Calibration(thresholds, density, density, 1.0 - density.sum() / self.k)
+
+    def _encoder(self, parameters: Parameters) -> TopKEncoder:
+        return TopKEncoder(parameters, self.k)
+
+    def allocate(self, X: Any):
+        """Return the codes of X: each row on its own, so the same as transform.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_columns)
+
+        Returns
+        -------
+        CSR matrix of shape (n_rows, n_features)
+        """
+        return self._encode_sparse(X)
+
+    def _module_k(self) -> int:
+        return self.k
+
+
+@shared_docs
+class MutualChoiceSAE(ChoiceSAE):
+    """Sparse autoencoder in which a batch shares its matches freely.
+
+    Of all pairs of a token and a feature in a batch, the ``round(k * n_tokens)`` with
+    the largest affinities match (Ayonrinde 2024, arXiv 2411.02124, section 3.1; in
+    training the same as BatchTopK, Bussmann et al. 2024, arXiv 2412.06410). Hard tokens
+    get more features, easy ones fewer. At inference one threshold, calibrated so that
+    ``k`` matches per token are expected, decides for each row alone.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skchoice import MutualChoiceSAE
+    >>> X = load_digits().data
+    >>> sae = MutualChoiceSAE(n_features=256, k=8, max_iter=5, random_state=0).fit(X)
+    >>> sae.allocate(X).nnz == 8 * len(X)
+    True
+    """
+
+    def _rule(
+        self, state: TrainingState, n_tokens: int, progress: float | None
+    ) -> Rule:
+        return MutualChoice(self.k)
+
+    def _calibrate(
+        self, state: TrainingState, affinities: EncoderAffinities
+    ) -> Calibration:
+        level = state.allocator.level
+        return calibrate_mutual(affinities, self.k, level * 0.95)
+
+    def _allocation_rule(self, n_rows: int) -> Rule:
+        return MutualChoice(self.k)
+
+    def _start_thresholds(self, affinities: EncoderAffinities) -> torch.Tensor:
+        return super()._start_thresholds(affinities)[:1]
+
+
+@shared_docs
+class FeatureChoiceSAE(ChoiceSAE):
+    """Sparse autoencoder in which each feature chooses its tokens, up to a cap.
+
+    In a batch, feature ``j`` matches the at most ``m_j`` tokens with the largest
+    affinities to it, and the caps ``m_j`` sum to ``round(k * n_tokens)`` (Ayonrinde
+    2024, arXiv 2411.02124, section 3.2). Since every feature has a share of the
+    matches, none dies. Training begins with Mutual Choice, which shows how often each
+    feature wants to fire; its densities rank the features for the caps. At inference
+    one threshold for each feature, calibrated to its cap, decides for each row alone.
+
+    Parameters
+    ----------
+    {parameters}
+    caps : {"zipf", "uniform", "learned"} or array of shape (n_features,), \
+default="zipf"
+        Expected matches per token of each feature, the *densities*. ``"zipf"``: the
+        rank ``r`` by density under Mutual Choice gets ``(r + offset) ** -exponent``, up
+        to scale. ``"learned"``: the densities under Mutual Choice themselves, floored.
+        ``"uniform"``: ``k / n_features`` each. An array: these, each in [0, 1] and
+        together ``k``.
+    zipf_exponent, zipf_offset : float, default=None
+        Of the Zipf caps. None takes the fit to the densities under Mutual Choice.
+    min_cap : {0, 1}, default=0
+        With 1 every feature may match in every batch, as in the paper. Needs
+        ``k * batch_size >= n_features``.
+    mutual_fraction : float in [0, 1], default=0.5
+        Share of the training steps that come first, under Mutual Choice. With 0 the
+        ranks of Zipf caps are those of the feature indices.
+
+    Attributes
+    ----------
+    {attributes}
+    caps_ : array of shape (n_features,)
+        Expected matches per token of each feature; they sum to ``k``.
+    zipf_fit_ : ZipfFit or None
+        Fit of Zipf's law to the densities under Mutual Choice; None where that phase
+        did not take place.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skchoice import FeatureChoiceSAE
+    >>> X = load_digits().data
+    >>> sae = FeatureChoiceSAE(n_features=256, k=8, max_iter=5, random_state=0).fit(X)
+    >>> codes = sae.transform(X)
+    >>> sae.inverse_transform(codes).shape
+    (1797, 64)
+    """
+
+    _parameter_constraints: dict = {
+        **ChoiceSAE._parameter_constraints,
+        "caps": [StrOptions({"zipf", "uniform", "learned"}), "array-like"],
+        "zipf_exponent": [Interval(Real, 0, None, closed="left"), None],
+        "zipf_offset": [Interval(Real, 0, None, closed="left"), None],
+        "min_cap": [Interval(Integral, 0, 1, closed="both")],
+        "mutual_fraction": [Interval(Real, 0, 1, closed="both")],
+    }
+
+    def __init__(
+        self,
+        n_features=None,
+        k=32,
+        *,
+        caps="zipf",
+        zipf_exponent=None,
+        zipf_offset=None,
+        min_cap=0,
+        mutual_fraction=0.5,
+        aux="zipf",
+        aux_coef=1 / 32,
+        aux_k=None,
+        dead_after=None,
+        importance="relative",
+        batch_size=4096,
+        max_iter=10,
+        learning_rate="auto",
+        warmup_fraction=0.05,
+        decay_fraction=0.2,
+        n_calibration=None,
+        sparse_output=True,
+        device="auto",
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            n_features,
+            k,
+            aux=aux,
+            aux_coef=aux_coef,
+            aux_k=aux_k,
+            dead_after=dead_after,
+            importance=importance,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            learning_rate=learning_rate,
+            warmup_fraction=warmup_fraction,
+            decay_fraction=decay_fraction,
+            n_calibration=n_calibration,
+            sparse_output=sparse_output,
+            device=device,
+            warm_start=warm_start,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.caps = caps
+        self.zipf_exponent = zipf_exponent
+        self.zipf_offset = zipf_offset
+        self.min_cap = min_cap
+        self.mutual_fraction = mutual_fraction
+
+    def _check_parameters(self, rows: Rows) -> None:
+        super()._check_parameters(rows)
+        n_features = self._n_features(rows.shape[1])
+        if not isinstance(self.caps, str):
+            self._check_caps(np.asarray(self.caps), n_features)
+        batch_size = min(self.batch_size, rows.shape[0])
+        if self.min_cap and round(self.k * batch_size) < n_features:
+            raise ValueError(
+                f"min_cap=1 needs a match for each feature in each batch, but a batch "
+                f"of {batch_size} rows has {round(self.k * batch_size)} matches for "
+                f"n_features={n_features}. Raise batch_size or k, or set min_cap=0."
+            )
+
+    def _check_caps(self, given: np.ndarray, n_features: int) -> None:
+        if given.shape != (n_features,) or given.dtype.kind not in "fiu":
+            raise ValueError(
+                f"caps must hold one number for each feature, shape ({n_features},), "
+                f"got shape {given.shape} and dtype {given.dtype}."
+            )
+        if not (np.isfinite(given).all() and given.min() >= 0 and given.max() <= 1):
+            raise ValueError(
+                "caps are expected matches per token, each in [0, 1]; got values from "
+                f"{given.min()} to {given.max()}. Divide matches per batch by the "
+                "batch size."
+            )
+        if not np.isclose(given.sum(), self.k, rtol=1e-6, atol=0):
+            raise ValueError(
+                f"caps must sum to k={self.k}, the matches per token, but sum to "
+                f"{given.sum():.6g}. Scale them: caps * k / caps.sum()."
+            )
+
+    def _rule(
+        self, state: TrainingState, n_tokens: int, progress: float | None
+    ) -> Rule:
+        if state.caps is None:
+            # Without a plan, Mutual Choice lasts until the densities are known.
+            mutual = (
+                not state.tracker.ready
+                if progress is None
+                else progress < self.mutual_fraction
+            )
+            if mutual:
+                return MutualChoice(self.k)
+            state.begin_feature_choice(self._profile(state))
+        return FeatureChoice(torch.from_numpy(state.caps.draw(n_tokens)))
+
+    def _profile(self, state: TrainingState) -> np.ndarray:
+        """Return the densities at which Feature Choice begins."""
+        n_features = state.parameters.n_features
+        measured = state.tracker.density().cpu().numpy()
+        known = measured.any()
+        if not isinstance(self.caps, str):
+            return np.asarray(self.caps, dtype=np.float64)
+        if self.caps == "uniform" or (self.caps == "learned" and not known):
+            profile = caps.uniform_density(n_features, self.k)
+        elif self.caps == "learned":
+            profile = caps.learned_density(measured, self.k)
+        else:
+            fit = zipf_fit(measured) if known else None
+            exponent, offset = self.zipf_exponent, self.zipf_offset
+            if exponent is None:
+                exponent = fit.exponent if fit else 1.0
+            if offset is None:
+                offset = fit.offset if fit else 0.0
+            ranked = caps.zipf_density(n_features, self.k, exponent, offset)
+            profile = caps.by_rank(ranked, measured)
+        if known:
+            state.zipf_fit = zipf_fit(measured)
+        if self.min_cap:
+            lower = min(1.0, 1.0 / self.batch_size)
+            profile = caps.fill_to(profile, self.k, lower=lower)
+        return profile
+
+    def _calibrate(
+        self, state: TrainingState, affinities: EncoderAffinities
+    ) -> Calibration:
+        level = state.allocator.level
+        if state.caps is None:
+            return calibrate_mutual(affinities, self.k, level * 0.95)
+        return calibrate_features(
+            affinities, state.caps.density, level * 0.9, state.caps.order
+        )
+
+    def _publish_rule(self, state: TrainingState, calibration: Calibration) -> None:
+        self.caps_ = calibration.target
+        self.zipf_fit_ = state.zipf_fit
+
+    def _allocation_rule(self, n_rows: int) -> Rule:
+        feature_caps = caps.systematic_caps(self.caps_, n_rows)
+        return FeatureChoice(torch.from_numpy(feature_caps))

@@ -1,0 +1,25 @@
+"""Warnings of their own class, so that each can be filtered or turned into an error."""
+
+
+class SAEWarning(UserWarning):
+    """Base of all warnings of this library."""
+
+
+class FewRowsWarning(SAEWarning):
+    """There are fewer rows than features: most features can't be learned."""
+
+
+class ConstantRowsWarning(SAEWarning):
+    """All rows are equal: there is nothing to learn."""
+
+
+class OutlierRowsWarning(SAEWarning):
+    """A few rows of huge norm hold much of the variance."""
+
+
+class UnfilledBudgetWarning(SAEWarning):
+    """Too few positive affinities to use up the budget of matches."""
+
+
+class DictionaryCollapseWarning(SAEWarning):
+    """Many features have the same decoder direction."""

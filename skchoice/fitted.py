@@ -1,0 +1,274 @@
+"""What a fitted estimator can do: encode, decode, score, allocate."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from sklearn import get_config
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    clone,
+)
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from skchoice.allocation import Rule, allocate
+from skchoice.inference import (
+    CSRBuilder,
+    ErrorSums,
+    ThresholdEncoder,
+    decode_rows,
+    token_chunks,
+)
+from skchoice.inputs import Rows
+from skchoice.model import EncoderAffinities, Parameters
+from skchoice.module import SAEModule
+
+# Rows decoded at a time.
+_DECODE_ROWS = 4096
+
+
+class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Inference with the fitted arrays, the same for all rules."""
+
+    def transform(self, X: Any) -> sp.csr_matrix | NDArray:
+        """Return the codes of the rows of X.
+
+        Each row is encoded on its own: a feature fires where its affinity is above its
+        threshold (Token Choice: where it is among the row's ``k`` largest).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_columns)
+            As for :meth:`fit`.
+
+        Returns
+        -------
+        CSR matrix or array of shape (n_rows, n_features)
+            In the units of X; float64 if X is, else float32. Dense if
+            ``sparse_output=False``.
+        """
+        return self._encode_sparse(X) if self.sparse_output else self._encode_dense(X)
+
+    def _encode_sparse(self, X: Any) -> sp.csr_matrix:
+        rows, encode, shape, dtype = self._encoding(X)
+        builder = CSRBuilder(shape, dtype)
+        for chunk in rows.chunks():
+            builder.append(encode(chunk).to_scipy())
+        return _csr(builder.finish(), shape)
+
+    def _encode_dense(self, X: Any) -> NDArray:
+        rows, encode, shape, dtype = self._encoding(X)
+        dense = np.zeros(shape, dtype=dtype)
+        start = 0
+        for chunk in rows.chunks():
+            stop = start + len(chunk)
+            encode(chunk).to_scipy().toarray(out=dense[start:stop])
+            start = stop
+        return dense
+
+    def _encoding(self, X: Any):
+        """Return rows, their encoder, and the shape and dtype of the codes."""
+        check_is_fitted(self)
+        rows, _ = self._open(X, reset=False)
+        shape = (rows.shape[0], self._n_features_out)
+        dtype = torch.empty(0, dtype=rows.dtype).numpy().dtype
+        return rows, self._encoder(self._parameters(rows)), shape, dtype
+
+    def inverse_transform(self, X: Any) -> NDArray:
+        """Return the reconstruction of each row of codes.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_rows, n_features)
+            Codes.
+
+        Returns
+        -------
+        array of shape (n_rows, n_columns)
+            ``codes @ components_ + decoder_bias_``.
+        """
+        check_is_fitted(self)
+        codes = check_array(
+            X, accept_sparse="csr", dtype=[np.float64, np.float32], estimator=self
+        )
+        if codes.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"X has {codes.shape[1]} features, but {type(self).__name__} is "
+                f"expecting {self._n_features_out} codes for each row, as transform "
+                "returns them."
+            )
+        codes = sp.csr_matrix(codes)
+        dtype = torch.float64 if codes.dtype == np.float64 else torch.float32
+        parameters = self._public_parameters().to(self._device(), dtype)
+        out = np.empty((codes.shape[0], self.n_features_in_), dtype=codes.dtype)
+        for start in range(0, len(out), _DECODE_ROWS):
+            stop = start + _DECODE_ROWS
+            out[start:stop] = decode_rows(codes[start:stop], parameters).cpu().numpy()
+        return out
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the explained variance of the reconstruction of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_columns)
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+            ``1 - FVU``, where FVU is the squared error over the variance of X, both
+            pooled over all rows and columns. At most 1; of constant rows 1 if they are
+            exact, else 0.
+        """
+        check_is_fitted(self)
+        rows, _ = self._open(X, reset=False)
+        parameters = self._parameters(rows)
+        encode = self._encoder(parameters)
+        sums = ErrorSums(parameters.decoder_bias)
+        for chunk in rows.chunks():
+            codes = encode(chunk).to_scipy()
+            sums.add(chunk, decode_rows(codes, parameters))
+        return 1.0 - sums.fvu()
+
+    def allocate(self, X: Any) -> sp.csr_matrix:
+        """Return the exact allocation of X as one batch, under the rule of training.
+
+        Unlike :meth:`transform`, which gates each row on its own, this spends the
+        budget ``round(k * n_rows)`` on the rows of X together (Ayonrinde 2024, sections
+        3.1 and 3.2).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_columns)
+
+        Returns
+        -------
+        CSR matrix of shape (n_rows, n_features)
+            Codes. The budget and each cap hold exactly, as upper bounds: only positive
+            affinities match.
+        """
+        check_is_fitted(self)
+        rows, _ = self._open(X, reset=False)
+        parameters = self._parameters(rows)
+        affinities = EncoderAffinities(
+            parameters, lambda: token_chunks(rows.chunks(), parameters), rows.shape[0]
+        )
+        rule = self._allocation_rule(rows.shape[0])
+        matches = allocate(affinities, rule, self._start_thresholds(affinities)).matches
+        if parameters.relative:
+            norms = torch.cat(
+                [tokens.norms for tokens in token_chunks(rows.chunks(), parameters)]
+            )
+            matches = matches.with_values(matches.values * norms[matches.rows])
+        codes = matches.to_scipy()
+        return _csr((codes.data, codes.indices, codes.indptr), codes.shape)
+
+    def to_torch(self, device: str | torch.device = "cpu") -> SAEModule:
+        """Return the fitted model as a torch module.
+
+        Parameters
+        ----------
+        device : str or torch.device, default="cpu"
+
+        Returns
+        -------
+        SAEModule
+            With differentiable ``encode`` and ``decode`` from Tensors to Tensors,
+            dense, for steering and patching. Its arrays are copies.
+        """
+        check_is_fitted(self)
+        device = torch.device(device)
+        parameters = copy.deepcopy(self._public_parameters()).to(device, torch.float32)
+        thresholds = torch.tensor(self.thresholds_, device=device)
+        return SAEModule(parameters, thresholds, self._module_k())
+
+    def _allocation_rule(self, n_rows: int) -> Rule:
+        """Return the rule of :meth:`allocate` for a batch of ``n_rows``."""
+        raise NotImplementedError
+
+    def _module_k(self) -> int | None:
+        return None
+
+    def _encoder(self, parameters: Parameters):
+        thresholds = torch.from_numpy(self.thresholds_)
+        return ThresholdEncoder(parameters, thresholds.to(parameters.encoder))
+
+    def _start_thresholds(self, affinities: EncoderAffinities) -> Tensor:
+        """Return where :meth:`allocate` starts to look: a little below the gates."""
+        return 0.9 * torch.from_numpy(self.thresholds_).to(
+            affinities.parameters.encoder
+        )
+
+    def _parameters(self, rows: Rows) -> Parameters:
+        return self._public_parameters().to(rows.device, rows.dtype)
+
+    def _public_parameters(self) -> Parameters:
+        return Parameters(
+            *(
+                torch.from_numpy(array)
+                for array in (
+                    self.encoder_weights_,
+                    self.encoder_bias_,
+                    self.components_,
+                    self.decoder_bias_,
+                )
+            ),
+            relative=self.importance == "relative",
+        )
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "components_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _open(self, X: Any, reset: bool) -> tuple[Rows, dict[str, Any]]:
+        """Check X, and return its rows and the attributes that describe its columns."""
+        device = self._device(X)
+        rows = Rows(X, self, device)
+        checked = clone(self) if reset else self
+        stand_in = X if hasattr(X, "columns") else np.broadcast_to(0.0, rows.shape)
+        validate_data(checked, stand_in, reset=reset, skip_check_array=True)
+        if not rows.streamed:
+            rows.check_finite()
+        names = ("n_features_in_", "feature_names_in_")
+        return rows, {
+            name: getattr(checked, name) for name in names if hasattr(checked, name)
+        }
+
+    def _device(self, X: Any = None) -> torch.device:
+        if str(self.device) == "auto":
+            if isinstance(X, Tensor):
+                return X.device
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(self.device)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"device={str(device)!r} was asked for, but torch finds no CUDA "
+                "device: use device='auto' or 'cpu', or install a CUDA build of torch."
+            )
+        return device
+
+
+def _csr(arrays: tuple[NDArray, NDArray, NDArray], shape: tuple[int, int]):
+    """Return a CSR matrix or array, as scikit-learn is set up to return."""
+    if get_config().get("sparse_interface", "spmatrix") == "sparray":
+        return sp.csr_array(arrays, shape=shape)
+    return sp.csr_matrix(arrays, shape=shape)

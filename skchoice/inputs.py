@@ -1,0 +1,169 @@
+"""Anything with rows, read in checked chunks: arrays, tensors, memmaps, lazy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import check_array
+from torch import Tensor
+
+# Rows are read for inference in chunks of at most this many entries and rows.
+_CHUNK_ENTRIES = 1 << 22
+_CHUNK_ROWS = 4096
+# A streamed source is shuffled and sampled in blocks of this many neighbouring rows.
+_BLOCK_ROWS = 512
+
+_FLOATS = (np.float64, np.float32, np.float16)
+
+
+class Rows:
+    """Rows of X as float Tensors on a device, checked as they are read.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_rows, n_columns)
+        A torch Tensor, anything that scikit-learn takes for a dense array, or any
+        object with a 2-D ``shape``, a ``dtype`` and row slicing (memmap, h5py, zarr):
+        that is streamed, never read whole.
+    estimator : object
+        Named in error messages.
+    device : torch.device
+
+    Attributes
+    ----------
+    shape : tuple (n_rows, n_columns)
+    dtype : torch.dtype
+        float64 where X is, else float32.
+    streamed : bool
+        Whether X is read from outside the memory.
+    """
+
+    def __init__(self, X: Any, estimator: Any, device: torch.device):
+        self._name = type(estimator).__name__
+        self._source, self.streamed = _as_sliceable(X, estimator)
+        self.shape = tuple(int(n) for n in self._source.shape)
+        self.device = device
+        self._unit_rows = _BLOCK_ROWS if self.streamed else 1
+        double = str(self._source.dtype).endswith("float64")
+        self.dtype = torch.float64 if double else torch.float32
+
+    def read(self, part: slice | NDArray) -> Tensor:
+        """Return some rows; raise if one of them is not finite."""
+        rows = self._source[part]
+        if isinstance(rows, Tensor):
+            rows = rows.detach().to(self.device)
+        else:
+            rows = np.asarray(rows)
+            if rows.dtype not in (np.float32, np.float64):
+                rows = rows.astype(np.float32)
+            rows = torch.from_numpy(np.require(rows, requirements=["C", "W"]))
+        chunk = rows.to(self.device, self.dtype)
+        if not torch.isfinite(chunk.sum()):
+            self._refuse_nonfinite(chunk, part)
+        return chunk
+
+    def _refuse_nonfinite(self, chunk: Tensor, part: slice | NDArray) -> None:
+        bad = (~torch.isfinite(chunk)).any(dim=1).nonzero()
+        if not len(bad):
+            return  # finite values whose sum overflows
+        first = int(bad[0])
+        row = int(part[first]) if isinstance(part, np.ndarray) else part.start + first
+        what = (
+            "NaN"
+            if chunk[first].isnan().any()
+            else "infinity or a value too large for " + str(self.dtype).split(".")[1]
+        )
+        raise ValueError(
+            f"Input X contains {what}, first in row {row}. {self._name} needs finite "
+            "values: drop or replace such rows."
+        )
+
+    def chunks(self, start: int = 0) -> Iterator[Tensor]:
+        """Yield all rows in order, a chunk at a time."""
+        n_rows, n_columns = self.shape
+        size = min(_CHUNK_ROWS, max(1, _CHUNK_ENTRIES // n_columns))
+        for first in range(start, n_rows, size):
+            yield self.read(slice(first, min(first + size, n_rows)))
+
+    def check_finite(self) -> None:
+        """Read all rows once, for the check alone."""
+        for _ in self.chunks():
+            pass
+
+    def units(self) -> NDArray:
+        """Return the first row of each unit that is shuffled and sampled as a whole.
+
+        A unit is one row where rows are in memory, a block of neighbours where they are
+        streamed.
+        """
+        return np.arange(0, self.shape[0], self._unit_rows)
+
+    def gather(self, units: NDArray) -> Tensor:
+        """Return the rows of some units."""
+        if not self.streamed:
+            return self.read(units)
+        n_rows = self.shape[0]
+        return torch.cat(
+            [
+                self.read(slice(int(first), min(int(first) + _BLOCK_ROWS, n_rows)))
+                for first in units
+            ]
+        )
+
+    def count(self, units: NDArray) -> int:
+        """Return the number of rows in some units."""
+        return int(np.minimum(self._unit_rows, self.shape[0] - units).sum())
+
+    def per_chunk(self) -> int:
+        """Return how many units to gather at a time."""
+        n_rows = min(_CHUNK_ROWS, max(1, _CHUNK_ENTRIES // self.shape[1]))
+        return max(1, n_rows // self._unit_rows)
+
+
+def _as_sliceable(X: Any, estimator: Any) -> tuple[Any, bool]:
+    """Return an object with shape, dtype and row slicing, and whether to stream it."""
+    if isinstance(X, Tensor):
+        if X.is_complex():
+            raise ValueError("Complex data not supported: X is a complex Tensor.")
+        if X.layout is not torch.strided:
+            raise TypeError("Sparse Tensors are not supported: pass X.to_dense().")
+        _check_shape(X, estimator)
+        return X, False
+    if _is_lazy(X):
+        kind = np.dtype(X.dtype).kind
+        if kind not in "fiub":
+            raise ValueError(
+                f"X has dtype {X.dtype}; {type(estimator).__name__} needs real numbers."
+            )
+        _check_shape(X, estimator)
+        return X, True
+    array = check_array(
+        X, dtype=_FLOATS, ensure_all_finite=False, estimator=estimator, input_name="X"
+    )
+    return array, _is_mapped(array)
+
+
+def _is_lazy(X: Any) -> bool:
+    # numpy and pandas are in memory; sparse containers are scikit-learn's to refuse.
+    known = isinstance(X, np.ndarray) or hasattr(X, "iloc") or hasattr(X, "tocsr")
+    needed = ("shape", "dtype", "__getitem__")
+    return not known and all(hasattr(X, name) for name in needed)
+
+
+def _is_mapped(array: Any) -> bool:
+    while array is not None:
+        if isinstance(array, np.memmap):
+            return True
+        array = getattr(array, "base", None)
+    return False
+
+
+def _check_shape(X: Any, estimator: Any) -> None:
+    """Raise in scikit-learn's words where a shape is not (>= 1, >= 1)."""
+    # An empty array of that shape costs nothing and asks scikit-learn itself.
+    stand_in = np.broadcast_to(np.float32(0), tuple(X.shape))
+    check_array(stand_in, ensure_all_finite=False, estimator=estimator, input_name="X")

@@ -1,0 +1,85 @@
+"""The losses: pure functions of Tensors.
+
+The training loop takes the gradient of :func:`reconstruction_loss` by matches alone
+(:mod:`skchoice.gradients`); :func:`auxiliary_loss` concerns few features and goes
+through autograd.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def reconstruction_loss(
+    x: Tensor, x_hat: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weighted fraction of variance unexplained and its gradient.
+
+    Parameters
+    ----------
+    x, x_hat : Tensors of shape (n_tokens, d)
+    weights : Tensor of shape (n_tokens,)
+        Weight of each token's squared error.
+
+    Returns
+    -------
+    loss : scalar Tensor
+        ``sum w |x - x_hat|^2 / sum w |x - mean|^2``, 0 where ``x`` is constant.
+    gradient : Tensor of shape (n_tokens, d)
+        With respect to ``x_hat``.
+    """
+    weights = weights[:, None]
+    mean = (weights * x).sum(0) / weights.sum()
+    variance = (weights * (x - mean).square()).sum()
+    error = x_hat - x
+    scale = torch.where(variance > 0, 1.0 / variance, 0.0)
+    weighted = weights * error
+    return (weighted * error).sum() * scale, weighted * (2.0 * scale)
+
+
+def auxiliary_loss(
+    error: Tensor, preactivations: Tensor, decoder: Tensor, k_aux: int
+) -> Tensor:
+    """Loss of reconstructing the error with the masked features alone.
+
+    With the features that are dead this is ``aux_k_loss`` (OpenAI 2024,
+    arXiv 2406.04093, section 2.4), with those that are underused ``aux_zipf_loss``
+    (Ayonrinde 2024, arXiv 2411.02124, section 3.4).
+
+    Parameters
+    ----------
+    error : Tensor of shape (n_tokens, d)
+        ``x - x_hat``; it is taken as given, no gradient flows into it.
+    preactivations : Tensor of shape (n_tokens, n_masked)
+        Of the masked features, in the units of ``x``, before the cut at zero, so that
+        features negative everywhere still get a gradient.
+    decoder : Tensor of shape (n_masked, d)
+    k_aux : int
+        Largest pre-activations used for each token.
+
+    Returns
+    -------
+    scalar Tensor
+        ``|e - e_hat|^2 / |e - mean(e)|^2``, 0 where the denominator is 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skchoice.losses import auxiliary_loss
+    >>> error = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    >>> auxiliary_loss(error, error[:, :1], torch.tensor([[1.0, 0.0]]), k_aux=1)
+    tensor(0.)
+    """
+    error = error.detach()
+    if k_aux < preactivations.shape[1]:
+        top = preactivations.topk(k_aux, dim=1)
+        preactivations = torch.zeros_like(preactivations).scatter(
+            1, top.indices, top.values
+        )
+    variance = (error - error.mean(0)).square().sum()
+    missed = (error - preactivations @ decoder).square().sum()
+    return torch.where(variance > 0, missed / variance.clamp(min=_TINY), 0.0)
+
+
+_TINY = torch.finfo(torch.float32).tiny

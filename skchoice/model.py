@@ -1,0 +1,205 @@
+"""Parameters of a sparse autoencoder and its dense halves, tile by tile.
+
+In the symbols of the documentation, for a token ``x`` of shape (d,)::
+
+    absolute importance                      relative importance
+    r = x - b_dec                            r = x - b_dec
+    a = W r + b_enc                          a = W (r / norm(r)) + b_enc
+    code = a where matched                   code = norm(r) * a where matched
+    x_hat = code @ D + b_dec                 x_hat = code @ D + b_dec
+
+``a`` cut at zero is the affinity that the allocation rules compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skchoice.allocation import Tile
+from skchoice.codes import SparseCodes
+from skchoice.ops import eager
+
+# Entries of one tile of pre-activations: eight megabytes of float32, near the cache.
+_TILE_ENTRIES = 1 << 21
+
+
+@dataclass
+class Parameters:
+    """The four arrays of a sparse autoencoder.
+
+    Parameters
+    ----------
+    encoder : Tensor of shape (n_features, d)
+    encoder_bias : Tensor of shape (n_features,)
+    decoder : Tensor of shape (n_features, d), rows of unit norm
+    decoder_bias : Tensor of shape (d,)
+    relative : bool
+        Whether affinities are relative to the norm of the centred token.
+    """
+
+    encoder: Tensor
+    encoder_bias: Tensor
+    decoder: Tensor
+    decoder_bias: Tensor
+    relative: bool
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return len(self.encoder)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Parameters:
+        """Return the parameters on a device and in a dtype."""
+        return Parameters(
+            *(array.to(device, dtype) for array in self.arrays()), self.relative
+        )
+
+    def arrays(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return encoder, encoder bias, decoder and decoder bias."""
+        return self.encoder, self.encoder_bias, self.decoder, self.decoder_bias
+
+
+def random_parameters(
+    n_features: int, n_columns: int, relative: bool, generator: torch.Generator
+) -> Parameters:
+    """Draw decoder directions uniformly; the encoder starts as their transpose."""
+    decoder = torch.randn(n_features, n_columns, generator=generator)
+    decoder = torch.nn.functional.normalize(decoder, dim=1)
+    return Parameters(
+        decoder.clone(),
+        torch.zeros(n_features),
+        decoder,
+        torch.zeros(n_columns),
+        relative,
+    )
+
+
+@dataclass
+class Tokens:
+    """A chunk of tokens as the encoder sees them."""
+
+    residual: Tensor  # x - b_dec, (n_tokens, d)
+    scaled: Tensor  # the encoder's input, (n_tokens, d)
+    norms: Tensor | None  # (n_tokens,), None under absolute importance
+    silent: Tensor | None  # tokens without affinities, where there are any
+
+    def to_codes(self, matches: SparseCodes) -> SparseCodes:
+        """Turn affinities into codes."""
+        if self.norms is None:
+            return matches
+        return matches.with_values(matches.values * self.norms[matches.rows])
+
+
+def encoder_input(x: Tensor, parameters: Parameters) -> Tokens:
+    """Centre a chunk of tokens, and divide by their norms if importance is relative.
+
+    A token equal to the decoder bias has no direction: it gets no relative affinity.
+    """
+    residual = x - parameters.decoder_bias
+    if not parameters.relative:
+        return Tokens(residual, residual, None, None)
+    norms = torch.linalg.vector_norm(residual, dim=1)
+    zero = norms == 0
+    scaled = residual / torch.where(zero, 1.0, norms)[:, None]
+    return Tokens(residual, scaled, norms, zero if zero.any() else None)
+
+
+class EncoderAffinities:
+    """Affinities of tokens to features, computed a tile at a time.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    chunks : callable
+        Returns an iterable over chunks of tokens, Tensors of shape (n, d); called once
+        for each pass.
+    n_tokens : int
+        Tokens in all chunks together.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        chunks: Callable[[], Iterable[Tokens]],
+        n_tokens: int,
+    ):
+        self.parameters = parameters
+        self.chunks = chunks
+        self.shape = (n_tokens, parameters.n_features)
+        self.device = parameters.encoder.device
+        self.dtype = parameters.encoder.dtype
+
+    def tiles(
+        self, features: Tensor | None = None, tokens: Tensor | None = None
+    ) -> Iterator[Tile]:
+        """Yield tiles of pre-activations; a tile's values hold until the next."""
+        start = 0
+        for chunk in self.chunks():
+            n_tokens = len(chunk.scaled)
+            of_chunk = torch.arange(start, start + n_tokens, device=self.device)
+            inside = None
+            if tokens is not None:
+                inside = tokens[(tokens >= start) & (tokens < start + n_tokens)] - start
+                of_chunk = of_chunk[inside]
+            start += n_tokens
+            if len(of_chunk):
+                for columns, values in preactivation_tiles(
+                    self.parameters, chunk, features, inside
+                ):
+                    yield Tile(values, columns, of_chunk)
+
+    def token_sizes(self) -> Tensor:
+        """Return the norm of each token as the encoder sees it, (n_tokens,)."""
+        return torch.cat(
+            [torch.linalg.vector_norm(chunk.scaled, dim=1) for chunk in self.chunks()]
+        )
+
+
+def preactivation_tiles(
+    parameters: Parameters,
+    chunk: Tokens,
+    features: Tensor | None = None,
+    tokens: Tensor | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (features, pre-activations of shape (n_features_in_tile, n_tokens)).
+
+    Feature-major, because then a feature's tokens are contiguous and a weight tile is
+    read once. The values are overwritten by the next tile.
+    """
+    inputs = chunk.scaled if tokens is None else chunk.scaled[tokens]
+    silent = chunk.silent
+    if silent is not None and tokens is not None:
+        silent = silent[tokens]
+    n_features = parameters.n_features if features is None else len(features)
+    height = min(n_features, max(16, _TILE_ENTRIES // len(inputs)))
+    buffer = inputs.new_empty(height, len(inputs))
+    for start in range(0, n_features, height):
+        stop = min(start + height, n_features)
+        if features is None:
+            which = torch.arange(start, stop, device=inputs.device)
+            weight = parameters.encoder[start:stop]
+            bias = parameters.encoder_bias[start:stop]
+        else:
+            which = features[start:stop]
+            weight = parameters.encoder[which]
+            bias = parameters.encoder_bias[which]
+        tile = buffer[: stop - start]
+        torch.addmm(bias[:, None], weight, inputs.T, out=tile)
+        if silent is not None:
+            tile[:, silent] = 0.0
+        yield which, tile
+
+
+def decode(codes: SparseCodes, parameters: Parameters) -> Tensor:
+    """Return the reconstruction ``codes @ D + b_dec``, (n_tokens, d)."""
+    order, pointers = codes.token_order()
+    return (
+        eager.bag_sum(
+            parameters.decoder, codes.cols[order], pointers, codes.values[order]
+        )
+        + parameters.decoder_bias
+    )

@@ -1,0 +1,33 @@
+"""Slow, obvious forms of the operations: what the fast ones must equal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def find_hits(tile: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and values of the entries of ``tile`` at or over ``threshold``."""
+    rows, columns = (tile >= threshold).nonzero(as_tuple=True)
+    return rows, columns, tile[rows, columns]
+
+
+def bag_sum(table: Tensor, index: Tensor, pointers: Tensor, weights: Tensor) -> Tensor:
+    """Row ``i`` is the weighted sum of ``table[index]`` over bag ``i``."""
+    return _incidence(table, index, pointers, weights) @ table
+
+
+def bag_dots(
+    upstream: Tensor, table: Tensor, index: Tensor, pointers: Tensor
+) -> Tensor:
+    """``upstream[i] @ table[index[m]]`` for each member ``m`` of each bag ``i``."""
+    bags = torch.repeat_interleave(pointers.diff().long())
+    return (upstream[bags] * table[index.long()]).sum(dim=1)
+
+
+def _incidence(
+    table: Tensor, index: Tensor, pointers: Tensor, weights: Tensor
+) -> Tensor:
+    bags = torch.repeat_interleave(pointers.diff().long())
+    dense = table.new_zeros(len(pointers) - 1, len(table))
+    return dense.index_put((bags, index.long()), weights, accumulate=True)

@@ -1,0 +1,72 @@
+"""Adam on ranges of rows, so that a gradient is used while it is in the cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_BETAS = (0.9, 0.999)
+# The loss is a fraction of variance, so gradients are small: a larger epsilon would
+# freeze the features that seldom fire.
+_EPSILON = 1e-10
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015) for a fixed list of arrays.
+
+    Parameters
+    ----------
+    arrays : sequence of Tensors
+        Updated in place.
+
+    Attributes
+    ----------
+    step : int
+        Updates begun.
+    moments : list of (Tensor, Tensor)
+        First and second moment of each array.
+    """
+
+    def __init__(self, arrays: tuple[Tensor, ...]):
+        self.arrays = arrays
+        self.moments = [(torch.zeros_like(a), torch.zeros_like(a)) for a in arrays]
+        self.step = 0
+
+    def to(self, arrays: tuple[Tensor, ...]) -> Adam:
+        """Return an optimizer of other arrays that goes on from the same moments."""
+        moved = Adam(arrays)
+        moved.step = self.step
+        moved.moments = [
+            (first.to(array.device), second.to(array.device))
+            for array, (first, second) in zip(arrays, self.moments, strict=True)
+        ]
+        return moved
+
+    def begin_step(self, learning_rate: float) -> None:
+        """Start an update of all arrays."""
+        self.step += 1
+        self._learning_rate = learning_rate
+        self._count = torch.tensor(float(self.step), device=self.arrays[0].device)
+
+    def update(
+        self, which: int, gradient: Tensor, start: int = 0, stop: int | None = None
+    ) -> Tensor:
+        """Update rows ``start:stop`` of an array and return them."""
+        rows = self.arrays[which][start:stop]
+        first, second = self.moments[which]
+        torch._fused_adam_(
+            [rows],
+            [gradient],
+            [first[start:stop]],
+            [second[start:stop]],
+            [],
+            [self._count],
+            lr=self._learning_rate,
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
+            weight_decay=0.0,
+            eps=_EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
+        return rows

@@ -1,0 +1,346 @@
+"""The training loop, readable downward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skchoice.allocation import Rule, WarmAllocator
+from skchoice.caps import CapSampler
+from skchoice.firing import FiringTracker
+from skchoice.gradients import MatchGradients
+from skchoice.losses import auxiliary_loss, reconstruction_loss
+from skchoice.metrics import ZipfFit
+from skchoice.model import (
+    EncoderAffinities,
+    Parameters,
+    Tokens,
+    decode,
+    encoder_input,
+)
+from skchoice.optimizer import Adam
+
+# Rows of a weight tile: its gradient, moments and values stay near the cache.
+_TILE_ROWS = 1024
+# A row counts for the loss as if it had at most this many times the median norm.
+_NORM_LIMIT = 3.0
+# The underused features are looked up again after this many steps.
+_REFRESH = 8
+_ENCODER, _ENCODER_BIAS, _DECODER, _DECODER_BIAS = range(4)
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """What is subtracted from X and what it is divided by before training."""
+
+    centre: Tensor  # (d,) float64
+    scale: float
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return the float32 rows that are trained on."""
+        return ((x - self.centre.to(x.dtype)) / self.scale).float()
+
+    def to(self, device: torch.device) -> Standardisation:
+        """Return the same on a device."""
+        return Standardisation(self.centre.to(device), self.scale)
+
+
+@dataclass(frozen=True)
+class AuxiliaryOptions:
+    """Which auxiliary loss, and how much of it."""
+
+    kind: str | None
+    coefficient: float
+    k: int
+
+
+@dataclass
+class TrainingState:
+    """All that changes during training."""
+
+    parameters: Parameters
+    optimizer: Adam
+    tracker: FiringTracker
+    standardisation: Standardisation
+    rng: np.random.Generator
+    allocator: WarmAllocator = field(default_factory=WarmAllocator)
+    caps: CapSampler | None = None  # set once Feature Choice has begun
+    zipf_fit: ZipfFit | None = None  # of the densities from before
+    underused: Tensor | None = None  # indices, ascending
+    history: list[dict] = field(default_factory=list)
+
+    def begin_feature_choice(self, density: NDArray) -> None:
+        """Turn to Feature Choice with these expected matches per token."""
+        self.caps = CapSampler(density, self.rng)
+        self.allocator = WarmAllocator()
+
+    def to(self, device: torch.device) -> TrainingState:
+        """Return the state on a device; itself if it is there."""
+        if device == self.parameters.encoder.device:
+            return self
+        parameters = self.parameters.to(device, torch.float32)
+        return replace(
+            self,
+            parameters=parameters,
+            optimizer=self.optimizer.to(parameters.arrays()),
+            tracker=self.tracker.to(device),
+            standardisation=self.standardisation.to(device),
+            allocator=WarmAllocator(),
+            underused=None if self.underused is None else self.underused.to(device),
+        )
+
+
+@dataclass
+class _Tally:
+    """Sums over the steps since the last record; pooled, never averaged ratios."""
+
+    steps: int = 0
+    tokens: int = 0
+    matches: int = 0
+    budget: int = 0
+    loss: float = 0.0
+    auxiliary: float = 0.0
+    error: float = 0.0
+    variance: float = 0.0
+
+
+def train(
+    state: TrainingState,
+    batches: Iterator[Tensor],
+    n_steps: int,
+    rule_for: Callable[[TrainingState, int, int], Rule],
+    learning_rate: Callable[[int], float],
+    auxiliary: AuxiliaryOptions,
+    on_record: Callable[[dict], None],
+    record_every: int,
+) -> None:
+    """Run some steps.
+
+    Parameters
+    ----------
+    state : TrainingState
+        Changed in place.
+    batches : iterator of Tensors of shape (n_tokens, d)
+        Rows in the units of X.
+    n_steps : int
+    rule_for : callable
+        ``rule_for(state, step, n_tokens)`` gives the allocation rule of a step.
+    learning_rate : callable
+        ``learning_rate(step)``, step counted from 0.
+    auxiliary : AuxiliaryOptions
+    on_record : callable
+        Called with each record added to ``state.history``.
+    record_every : int
+        Steps summed up in one record.
+    """
+    tally = _Tally()
+    for step in range(n_steps):
+        x = state.standardisation.apply(next(batches))
+        rule = rule_for(state, step, len(x))
+        train_step(state, x, rule, learning_rate(step), auxiliary, tally)
+        if tally.steps == record_every or step == n_steps - 1:
+            record = _record(state, tally, learning_rate(step), type(rule).__name__)
+            state.history.append(record)
+            on_record(record)
+            tally = _Tally()
+
+
+def train_step(
+    state: TrainingState,
+    x: Tensor,
+    rule: Rule,
+    learning_rate: float,
+    auxiliary: AuxiliaryOptions,
+    tally: _Tally,
+) -> None:
+    """Allocate one batch, reconstruct it, and update all parameters."""
+    parameters = state.parameters
+    tokens = encoder_input(x, parameters)
+    affinities = EncoderAffinities(parameters, lambda: [tokens], len(x))
+    matches, caps = state.allocator(affinities, rule)[:2]
+
+    codes = tokens.to_codes(matches)
+    x_hat = decode(codes, parameters)
+    loss, upstream = reconstruction_loss(x, x_hat, _row_weights(x))
+    gradients = MatchGradients(upstream, tokens, codes, parameters)
+
+    state.tracker.update(matches.counts(), len(x))
+    _refresh_underused(state, auxiliary)
+    extra = None
+    if state.underused is not None and len(state.underused):
+        extra = _auxiliary_gradients(state, tokens, x - x_hat, auxiliary)
+    _update(state, gradients, extra, learning_rate)
+
+    tally.steps += 1
+    tally.tokens += len(x)
+    tally.matches += len(matches)
+    tally.budget += int(caps.sum())
+    tally.loss += loss.item()
+    tally.auxiliary += extra.loss if extra else 0.0
+    tally.error += (x - x_hat).square().sum().item()
+    tally.variance += (x - x.mean(0)).square().sum().item()
+
+
+@dataclass
+class _AuxiliaryGradients:
+    features: Tensor
+    encoder: Tensor
+    encoder_bias: Tensor
+    decoder: Tensor
+    loss: float
+
+
+def _auxiliary_gradients(
+    state: TrainingState, tokens: Tokens, error: Tensor, options: AuxiliaryOptions
+) -> _AuxiliaryGradients:
+    """Gradients of the auxiliary loss for some of the underused features.
+
+    At most one in 32 features takes part in a step, drawn anew each time, so that the
+    loss costs at most a fraction of the step however many are underused.
+    """
+    parameters = state.parameters
+    features = state.underused
+    most = max(256, parameters.n_features // 32)
+    if len(features) > most:
+        drawn = np.sort(state.rng.choice(len(features), most, replace=False))
+        features = features[torch.from_numpy(drawn).to(features.device)]
+    encoder, bias, decoder = (
+        array[features].requires_grad_()
+        for array in (
+            parameters.encoder,
+            parameters.encoder_bias,
+            parameters.decoder,
+        )
+    )
+    preactivations = torch.addmm(bias, tokens.scaled, encoder.T)
+    if tokens.norms is not None:
+        preactivations = preactivations * tokens.norms[:, None]
+    loss = auxiliary_loss(error, preactivations, decoder, options.k)
+    gradients = torch.autograd.grad(
+        options.coefficient * loss, (encoder, bias, decoder)
+    )
+    return _AuxiliaryGradients(features, *gradients, loss.item())
+
+
+def _refresh_underused(state: TrainingState, auxiliary: AuxiliaryOptions) -> None:
+    """Look up which features the auxiliary loss is for, every few steps."""
+    if auxiliary.kind is None or state.optimizer.step % _REFRESH:
+        return
+    tracker = state.tracker
+    mask = tracker.underused() if auxiliary.kind == "zipf" else tracker.dead()
+    state.underused = mask.nonzero().view(-1)
+
+
+def _update(
+    state: TrainingState,
+    gradients: MatchGradients,
+    extra: _AuxiliaryGradients | None,
+    learning_rate: float,
+) -> None:
+    """Take one Adam step, a tile of features at a time."""
+    parameters, optimizer = state.parameters, state.optimizer
+    optimizer.begin_step(learning_rate)
+    if extra is not None:
+        gradients.encoder_bias[extra.features] += extra.encoder_bias
+        gradients.parallel[extra.features] += (
+            extra.decoder * parameters.decoder[extra.features]
+        ).sum(1)
+    optimizer.update(_DECODER_BIAS, gradients.decoder_bias)
+    optimizer.update(_ENCODER_BIAS, gradients.encoder_bias)
+    n_features = parameters.n_features
+    height = _TILE_ROWS if parameters.encoder.device.type == "cpu" else n_features
+    for start in range(0, n_features, height):
+        stop = min(start + height, n_features)
+        encoder, decoder = gradients.weights(start, stop)
+        if extra is not None:
+            inside = (extra.features >= start) & (extra.features < stop)
+            here = extra.features[inside] - start
+            encoder.index_add_(0, here, extra.encoder[inside])
+            decoder.index_add_(0, here, extra.decoder[inside])
+        rows = parameters.decoder[start:stop]
+        # A step along the direction itself would be undone by the normalisation.
+        decoder.addcmul_(rows, gradients.parallel[start:stop, None], value=-1)
+        optimizer.update(_ENCODER, encoder, start, stop)
+        rows = optimizer.update(_DECODER, decoder, start, stop)
+        torch.nn.functional.normalize(rows, dim=1, out=rows)
+
+
+def _row_weights(x: Tensor) -> Tensor:
+    """Weight down rows of huge norm, which would drown all others."""
+    squares = x.square().sum(1)
+    return (_NORM_LIMIT**2 / squares).clamp(max=1.0)
+
+
+def _record(
+    state: TrainingState, tally: _Tally, learning_rate: float, rule: str
+) -> dict:
+    tracker = state.tracker
+    return {
+        "step": state.optimizer.step,
+        "n_tokens": tracker.n_tokens,
+        "rule": rule,
+        "loss": tally.loss / tally.steps,
+        "auxiliary_loss": tally.auxiliary / tally.steps,
+        "fvu": tally.error / tally.variance if tally.variance else 0.0,
+        "l0": tally.matches / tally.tokens,
+        "unfilled": 1.0 - tally.matches / tally.budget if tally.budget else 0.0,
+        "n_dead": int(tracker.dead().sum()),
+        "n_underused": 0 if state.underused is None else len(state.underused),
+        "learning_rate": learning_rate,
+    }
+
+
+def linear_schedule(
+    n_steps: int, peak: float, warmup: float, decay: float
+) -> Callable[[int], float]:
+    """Return a learning rate that rises to a peak, stays, and falls to zero.
+
+    Parameters
+    ----------
+    n_steps : int
+    peak : float
+    warmup, decay : float
+        Fractions of the steps spent rising and falling.
+    """
+    rising = math.ceil(warmup * n_steps)
+    falling = math.ceil(decay * n_steps)
+
+    def learning_rate(step: int) -> float:
+        up = (step + 1) / (rising + 1)
+        down = (n_steps - step) / (falling + 1)
+        return peak * min(1.0, up, down)
+
+    return learning_rate
+
+
+def standardise(sample: Tensor) -> tuple[Standardisation, float]:
+    """Find the centre and the scale of X from a sample of its rows.
+
+    Returns
+    -------
+    Standardisation
+        The mean and the median distance from it, both of the rows that are not
+        outliers: at most ten times the median distance away.
+    outlying : float
+        Share of the sample's variance that lies in its outliers.
+    """
+    sample = sample.double()
+    centre = sample.mean(0)
+    for _ in range(2):
+        squares = (sample - centre).square().sum(1)
+        typical = squares.median()
+        # Where most rows are equal, the median says nothing about the others.
+        ordinary = squares <= (100.0 * typical if typical > 0 else torch.inf)
+        centre = sample[ordinary].mean(0)
+    scale = (sample[ordinary] - centre).square().sum(1).median().sqrt().item()
+    if scale == 0.0:  # more than half of the rows are equal
+        scale = (sample - centre).square().sum(1).mean().sqrt().item() or 1.0
+    total = squares.sum().item()
+    outlying = squares[~ordinary].sum().item() / total if total else 0.0
+    return Standardisation(centre, scale), outlying

@@ -1,0 +1,151 @@
+"""What the displays draw, read back from the drawing."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+from skchoice import metrics  # noqa: E402
+from skchoice.plots import DensityDisplay, L0Display  # noqa: E402
+
+N_TOKENS, N_FEATURES = 200, 50
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def ax():
+    return plt.subplots()[1]
+
+
+@pytest.fixture
+def codes():
+    """Codes whose densities fall with rank, in a shuffled order; the rarest is 0."""
+    rng = np.random.default_rng(0)
+    density = np.append(0.6 / np.arange(1, N_FEATURES), 0)
+    matches = rng.random((N_TOKENS, N_FEATURES)) < rng.permutation(density)
+    return sparse.csr_array(matches * rng.random((N_TOKENS, N_FEATURES)))
+
+
+def labels(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+# ---------------------------------------------------------------------------- density
+
+
+def test_density_is_drawn_by_rank_without_the_silent(ax, codes):
+    display = DensityDisplay.from_codes(codes, ax, label="codes")
+
+    density = np.sort(metrics.density(codes))[::-1]
+    n_silent = np.count_nonzero(density == 0)
+    ranks, drawn = display.line_.get_data()
+    assert_array_equal(ranks, np.arange(1, N_FEATURES - n_silent + 1))
+    assert_array_equal(drawn, density[density > 0])
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert n_silent > 0
+    assert labels(ax) == [f"codes ({n_silent} with density 0)"]
+    assert display.ax_ is ax and display.figure_ is ax.figure
+    assert display.fit_ is None and display.fit_line_ is None
+
+
+def test_zipf_fit_is_drawn_along_the_same_ranks(ax):
+    ranks = np.arange(1, 101)
+    display = DensityDisplay(0.5 * ranks**-1.2, label="law").plot(ax, zipf=True)
+
+    assert display.fit_.exponent == pytest.approx(1.2, abs=1e-3)
+    assert_array_equal(display.fit_line_.get_xdata(), ranks)
+    assert_allclose(display.fit_line_.get_ydata(), 0.5 * ranks**-1.2, rtol=1e-3)
+    assert display.fit_line_.get_color() == display.line_.get_color()
+    assert labels(ax) == ["law", "Zipf: exponent 1.20, R² 1.000"]
+
+
+def test_estimators_share_an_ax_under_their_names(ax):
+    class SomeSAE(SimpleNamespace):
+        pass
+
+    first = SomeSAE(feature_density_=np.array([0.1, 0.4, 0.2]))
+    second = SomeSAE(feature_density_=np.array([0.3, 0.3, 0.0]))
+    one = DensityDisplay.from_estimator(first, ax)
+    two = DensityDisplay.from_estimator(second, ax, label="other", linewidth=3)
+
+    assert_array_equal(one.line_.get_ydata(), [0.4, 0.2, 0.1])
+    assert_array_equal(two.line_.get_ydata(), [0.3, 0.3])
+    assert list(ax.lines) == [one.line_, two.line_]
+    assert labels(ax) == ["SomeSAE", "other (1 with density 0)"]
+    assert two.line_.get_linewidth() == 3
+    assert one.line_.get_color() != two.line_.get_color()
+
+
+def test_an_estimator_that_is_not_fitted_is_named():
+    with pytest.raises(ValueError, match="SimpleNamespace has no feature_density_"):
+        DensityDisplay.from_estimator(SimpleNamespace())
+    assert plt.get_fignums() == []
+
+
+def test_a_display_can_be_drawn_again_elsewhere(ax, codes):
+    display = DensityDisplay.from_codes(codes, ax)
+    assert ax.get_legend() is None
+    display.plot()
+    assert display.ax_ is not ax
+    assert len(display.ax_.lines) == len(ax.lines) == 1
+
+
+# --------------------------------------------------------------------------------- L0
+
+
+def test_l0_histogram_has_the_share_at_each_number(ax, codes):
+    display = L0Display.from_codes(codes, ax, label="codes")
+
+    shares, edges, _ = display.stairs_.get_data()
+    l0 = metrics.l0_per_token(codes)
+    numbers = np.arange(l0.min(), l0.max() + 1)
+    assert_array_equal(edges, np.append(numbers, numbers[-1] + 1) - 0.5)
+    assert_allclose(shares, [np.mean(l0 == number) for number in numbers])
+    assert labels(ax) == [f"codes (mean {l0.mean():.1f})"]
+    assert display.ax_ is ax and display.figure_ is ax.figure
+
+
+def test_wide_l0_histograms_stay_comparable(ax):
+    l0 = np.random.default_rng(0).poisson(500, size=3000)
+    shares, edges, _ = L0Display(l0).plot(ax).stairs_.get_data()
+
+    widths = np.diff(edges)
+    assert 1 < widths[0] < 10 and np.all(widths == widths[0])
+    assert len(shares) <= 100
+    assert np.sum(shares * widths) == pytest.approx(1)
+    assert edges[0] < l0.min() and edges[-1] > l0.max()
+    inside = (l0 > edges[0]) & (l0 < edges[1])
+    assert shares[0] == pytest.approx(inside.mean() / widths[0])
+
+
+@pytest.mark.parametrize("spike_first", [True, False])
+def test_a_spike_does_not_flatten_the_others(ax, spike_first):
+    spike = L0Display(np.full(100, 32), label="spike")
+    broad = L0Display(np.arange(20, 40), label="broad")
+    for display in (spike, broad) if spike_first else (broad, spike):
+        display.plot(ax)
+
+    assert_array_equal(spike.stairs_.get_data().values, [1.0])
+    assert_array_equal(spike.stairs_.get_data().edges, [31.5, 32.5])
+    assert ax.get_ylim() == (0, pytest.approx(1.3 * 0.05))
+    assert sorted(labels(ax)) == [
+        "broad (mean 29.5)",
+        "spike (mean 32.0, 100.0% at 32)",
+    ]
+    assert ax.get_xlim()[0] < 20 and ax.get_xlim()[1] > 39
+
+
+def test_a_spike_alone_is_shown_whole(ax):
+    L0Display([3, 3, 3, 4]).plot(ax)
+    assert ax.get_ylim() == (0, pytest.approx(1.3 * 0.75))
