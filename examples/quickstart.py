@@ -35,6 +35,7 @@ from skchoice.lm import (
 )
 from skchoice.plots import DensityDisplay, L0Display
 
+PACKAGED = "packaged SmolLM2-135M"
 N_HELD_OUT = 8_000
 # The start of each held-out topic only, so that no long one is most of them.
 HELD_OUT_CHARACTERS = 4_000
@@ -72,7 +73,7 @@ def main() -> None:
     print_features(held_out, codes[-1])
     draw(saes, codes, args.out / "quickstart.png")
     settings = {
-        "model": args.model or "SmolLM2-135M (packaged)",
+        "model": args.model,
         "layer": args.layer,
         "n_train": len(train),
         "n_held_out": len(held_out),
@@ -90,7 +91,7 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", help="hub name, folder or .gguf file; None is the packaged SmolLM2")
+    add("--model", default=PACKAGED, help="or a hub name, a folder, a .gguf file")
     add("--layer", type=int, default=15, help="block whose output is read, from 0")
     add("--tokens", type=int, default=36_000, help="rows to train on")
     add("--n-features", type=int, default=4096, help="size of the dictionary")
@@ -132,7 +133,8 @@ def read_activations(args: argparse.Namespace) -> tuple[Activations, Activations
     print("Reading activations; the next run will find them in", args.out)
     texts = [topics[name] for name in sorted(topics)]
     random.Random(0).shuffle(texts)
-    model, tokenizer = load_model(args.model or packaged_model())
+    source = packaged_model() if args.model == PACKAGED else args.model
+    model, tokenizer = load_model(source)
     held_out = extract_activations(
         model,
         tokenizer,
@@ -193,7 +195,7 @@ def draw(saes: list, codes: list, path: Path) -> None:
         ncols=2, figsize=(11, 4.2), layout="constrained"
     )
     for sae, found in zip(saes, codes, strict=True):
-        # What the caps of FeatureChoiceSAE are made from.
+        # FeatureChoiceSAE gets its caps from such a fit, made in its mutual phase.
         zipf = isinstance(sae, MutualChoiceSAE)
         DensityDisplay.from_estimator(sae, left, zipf=zipf)
         L0Display.from_codes(found, right, label=type(sae).__name__)

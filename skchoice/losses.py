@@ -7,35 +7,58 @@ through autograd.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 
-def reconstruction_loss(
-    x: Tensor, x_hat: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Weighted fraction of variance unexplained and its gradient.
+class Reconstruction(NamedTuple):
+    """What :func:`reconstruction_loss` returns."""
+
+    loss: Tensor  # scalar
+    gradient: Tensor  # (n_tokens, d), with respect to x_hat
+    error: Tensor  # scalar, sum |x - x_hat|^2, all tokens alike
+    variance: Tensor  # scalar, sum |x - mean|^2, all tokens alike
+
+
+def reconstruction_loss(x: Tensor, x_hat: Tensor, norm_limit: float) -> Reconstruction:
+    """Fraction of variance unexplained, robust to tokens of huge norm.
 
     Parameters
     ----------
     x, x_hat : Tensors of shape (n_tokens, d)
-    weights : Tensor of shape (n_tokens,)
-        Weight of each token's squared error.
+        Centred, so that the variance is a difference of sums without cancellation.
+    norm_limit : float
+        A token of larger norm counts as if it had this norm: its squared error has the
+        weight ``w = (norm_limit / |x|)^2``, that of the others ``w = 1``.
 
     Returns
     -------
-    loss : scalar Tensor
-        ``sum w |x - x_hat|^2 / sum w |x - mean|^2``, 0 where ``x`` is constant.
-    gradient : Tensor of shape (n_tokens, d)
-        With respect to ``x_hat``.
+    Reconstruction
+        With the loss ``sum w |x - x_hat|^2 / sum w |x - mean|^2``, the mean weighted
+        too; 0 where ``x`` is constant.
     """
-    weights = weights[:, None]
-    mean = (weights * x).sum(0) / weights.sum()
-    variance = (weights * (x - mean).square()).sum()
-    error = x_hat - x
+    squares = torch.linalg.vector_norm(x, dim=1).square()
+    weights = (norm_limit**2 / squares).clamp(max=1.0)
+    gradient = x_hat - x
+    errors = torch.linalg.vector_norm(gradient, dim=1).square()
+    variance = _variance(x, squares, weights)
     scale = torch.where(variance > 0, 1.0 / variance, 0.0)
-    weighted = weights * error
-    return (weighted * error).sum() * scale, weighted * (2.0 * scale)
+    gradient *= (2.0 * scale * weights)[:, None]
+    return Reconstruction(
+        (weights @ errors) * scale,
+        gradient,
+        errors.sum(),
+        _variance(x, squares, torch.ones_like(weights)),
+    )
+
+
+def _variance(x: Tensor, squares: Tensor, weights: Tensor) -> Tensor:
+    total = weights @ squares
+    spread = total - (weights @ x).square().sum() / weights.sum()
+    # What rounding leaves of a constant is not a variance.
+    return torch.where(spread > 1e-6 * total, spread, 0.0)
 
 
 def auxiliary_loss(

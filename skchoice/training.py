@@ -167,8 +167,8 @@ def train_step(
 
     codes = tokens.to_codes(matches)
     x_hat = decode(codes, parameters)
-    loss, upstream = reconstruction_loss(x, x_hat, _row_weights(x))
-    gradients = MatchGradients(upstream, tokens, codes, parameters)
+    result = reconstruction_loss(x, x_hat, _NORM_LIMIT)
+    gradients = MatchGradients(result.gradient, tokens, codes, parameters)
 
     state.tracker.update(matches.counts(), len(x))
     _refresh_underused(state, auxiliary)
@@ -181,10 +181,10 @@ def train_step(
     tally.tokens += len(x)
     tally.matches += len(matches)
     tally.budget += int(caps.sum())
-    tally.loss += loss.item()
+    tally.loss += result.loss.item()
     tally.auxiliary += extra.loss if extra else 0.0
-    tally.error += (x - x_hat).square().sum().item()
-    tally.variance += (x - x.mean(0)).square().sum().item()
+    tally.error += result.error.item()
+    tally.variance += result.variance.item()
 
 
 @dataclass
@@ -269,12 +269,6 @@ def _update(
         optimizer.update(_ENCODER, encoder, start, stop)
         rows = optimizer.update(_DECODER, decoder, start, stop)
         torch.nn.functional.normalize(rows, dim=1, out=rows)
-
-
-def _row_weights(x: Tensor) -> Tensor:
-    """Weight down rows of huge norm, which would drown all others."""
-    squares = x.square().sum(1)
-    return (_NORM_LIMIT**2 / squares).clamp(max=1.0)
 
 
 def _record(
