@@ -34,7 +34,7 @@ from skchoice.codes import SparseCodes
 from skchoice.ops import eager
 
 # A failed certificate lowers the threshold by these factors, one after the other.
-_RETRY_FACTORS = (0.7, 0.4, 0.0)
+_RETRY_FACTORS = (0.9, 0.6, 0.0)
 # The candidates are cut back whenever they outnumber the budget by this factor ...
 _OVERFLOW = 4
 # ... and are more than this many: below, cutting costs more than it saves.
@@ -96,14 +96,14 @@ class Rule(ABC):
         """Return the level for the next batch.
 
         It steers the number of candidates to a little over the cap: so many that the
-        noise from batch to batch seldom leaves a group short.
+        noise from batch to batch seldom leaves a group short. The number falls with
+        about the fourth power of the threshold.
         """
-        target = 1.05 * seen.caps + 2.0 * seen.caps.sqrt() + 1.0
-        change = ((seen.counts + 1.0) / (target + 1.0)).pow(0.25)
-        # At a threshold of zero all positives were taken: look for a higher one.
-        certified = torch.where(seen.thresholds > 0, seen.thresholds, level)
-        asked = (seen.caps > 0) & certified.isfinite()
-        return torch.where(asked, certified * change.to(level.dtype), level)
+        target = 1.1 * seen.caps + 2.0 * seen.caps.sqrt() + 1.0
+        change = ((seen.counts + 1.0) / (target + 1.0)).pow(0.25).to(level.dtype)
+        # From a level of zero, where all positives were taken, no factor leads up.
+        steered = torch.where(level > 0, level * change, seen.cuts)
+        return torch.where(seen.caps > 0, steered, level)
 
     def first_level(self, cuts: Tensor, affinities: Affinities) -> Tensor:
         """Return a level from the cuts of a first exact allocation."""
@@ -137,9 +137,9 @@ class TokenChoice(Rule):
         return level * affinities.token_sizes()
 
     def learn(self, level: Tensor, seen: Allocation, affinities: Affinities) -> Tensor:
-        """Steer the share of tokens left short to a few in a hundred."""
+        """Steer the share of tokens left short to a few percent."""
         short = seen.retried.double().mean()
-        return level * ((0.03 - short) / 0.03).clamp(-2, 1).mul(0.1).exp().item()
+        return level * ((0.06 - short) / 0.06).clamp(-2, 1).mul(0.1).exp().item()
 
     def first_level(self, cuts: Tensor, affinities: Affinities) -> Tensor:
         """Return a cut that nearly all tokens reach."""
@@ -237,9 +237,9 @@ class Allocation(NamedTuple):
 
     matches: SparseCodes  # values are affinities
     caps: Tensor  # (n_groups,) int64
-    counts: Tensor  # (n_groups,) candidates that reached the threshold
-    thresholds: Tensor  # (n_groups,) the screening thresholds that were certified
-    retried: Tensor  # (n_groups,) bool: the first threshold was too high
+    counts: Tensor  # (n_groups,) candidates that reached the given thresholds
+    retried: Tensor  # (n_groups,) bool: they were too few
+    cuts: Tensor  # (n_groups,) cap-th largest affinity; 0 where there was room
 
 
 def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocation:
@@ -259,6 +259,7 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
     caps = rule.caps(affinities.shape).to(affinities.device)
     thresholds = torch.where(caps > 0, thresholds.clamp(min=0), torch.inf)
     found = _screen(affinities, rule, caps, thresholds)
+    counts = found.counts
     retried = torch.zeros_like(caps, dtype=torch.bool)
     for factor in _RETRY_FACTORS:
         short = (found.counts < caps) & (found.thresholds > 0)
@@ -269,9 +270,10 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
         lower = torch.where(short, found.thresholds * factor, torch.inf)
         again = _screen(affinities, rule, caps, lower, **rule.members(groups))
         found = _merge(found, again, short, rule)
-    kept = _trim(found, rule, caps, affinities.shape[1])
+    cuts = _cuts(found, rule, caps)
+    kept = _trim(found, rule, caps, cuts, affinities.shape[1])
     matches = SparseCodes.sorted(*kept, affinities.shape)
-    return Allocation(matches, caps, found.counts, found.thresholds, retried)
+    return Allocation(matches, caps, counts, retried, cuts)
 
 
 # Tokens that a cold start looks at to learn where to screen.
@@ -357,8 +359,10 @@ def _screen(
         size += len(values)
         if size > limit:
             found = _join(parts, rule, caps, thresholds)
-            thresholds = _raise(found, rule, caps)
-            kept = _trim(found, rule, caps, affinities.shape[1])
+            cuts = _cuts(found, rule, caps)
+            # Below the cut of a full group nothing can match.
+            thresholds = torch.maximum(thresholds, cuts)
+            kept = _trim(found, rule, caps, cuts, affinities.shape[1])
             parts, size = [kept], len(kept[0])
     return _join(parts, rule, caps, thresholds)
 
@@ -381,22 +385,15 @@ def _merge(found: _Found, again: _Found, redone: Tensor, rule: Rule) -> _Found:
     )
 
 
-def _raise(found: _Found, rule: Rule, caps: Tensor) -> Tensor:
-    """Lift each full group's threshold to its cut: nothing below can match."""
-    full = (found.counts >= caps) & (caps > 0)
-    cuts = _cuts(found, rule, caps)
-    return torch.where(full, torch.maximum(found.thresholds, cuts), found.thresholds)
-
-
 def _trim(
-    found: _Found, rule: Rule, caps: Tensor, n_features: int
+    found: _Found, rule: Rule, caps: Tensor, cuts: Tensor, n_features: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keep the largest of each group up to its cap; ties by flat index."""
     tokens, features, values = found.tokens, found.features, found.values
     if (found.counts <= caps).all():
         return tokens, features, values
     groups = rule.groups(tokens, features)
-    cut = _cuts(found, rule, caps)[groups]
+    cut = cuts[groups]
     keep = values > cut
     room = caps - torch.bincount(groups[keep], minlength=len(caps))
     tied = (values == cut).nonzero().view(-1)
