@@ -44,9 +44,10 @@ _MIN_OVERFLOW = 1 << 20
 class Tile(NamedTuple):
     """Affinities of some features to some tokens, before the cut at zero."""
 
-    values: Tensor  # (n_features_in_tile, n_tokens_in_tile)
+    values: Tensor  # (n_features_in_tile, n_tokens_in_tile), without the bias
     features: Tensor  # (n_features_in_tile,) int64
     tokens: Tensor  # (n_tokens_in_tile,) int64
+    bias: Tensor | None = None  # (n_features_in_tile,), zeros if None
 
 
 class Affinities(Protocol):
@@ -354,7 +355,8 @@ def _screen(
     size = 0
     for tile in affinities.tiles(**members):
         over = rule.over_tile(thresholds.clamp(min=smallest), tile)
-        features, tokens, values = eager.find_hits(tile.values, over)
+        bias = over.new_zeros(len(tile.values)) if tile.bias is None else tile.bias
+        features, tokens, values = eager.find_hits(tile.values, bias[:, None], over)
         parts.append((tile.tokens[tokens], tile.features[features], values))
         size += len(values)
         if size > limit:

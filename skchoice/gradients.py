@@ -1,17 +1,17 @@
 """Gradients by matches only.
 
 With ``g`` the gradient with respect to the reconstruction and ``delta_m = g_i . D_j``
-that of the code of match ``m = (i, j)``, ``r`` the centred tokens, ``n`` their norms
-(1 under absolute importance) and ``c`` the codes::
+that of the code of match ``m = (i, j)``, ``n`` the norms of the centred tokens (1 under
+absolute importance), ``u`` the centred tokens divided by them, and ``c`` the codes::
 
     dD_j     = sum_m c_m g_i
-    dW_j     = sum_m delta_m r_i
+    dW_j     = sum_m delta_m n_i u_i
     db_enc_j = sum_m delta_m n_i
     db_dec   = sum_i g_i - sum_m delta_m W_j             absolute
-             = sum_i g_i - sum_m delta_m (W_j + b_j u_i)  relative, u_i = r_i / n_i
+             = sum_i g_i - sum_m delta_m (W_j + b_j u_i)  relative
 
-The last line is the derivative of ``c = W_j . r_i + b_j n_i``, the form that a relative
-code takes once its norm is multiplied in.
+The last line is the derivative of ``c = W_j . (x_i - b_dec) + b_j n_i``, the form that a
+relative code takes once its norm is multiplied in.
 """
 
 from __future__ import annotations
@@ -51,44 +51,38 @@ class MatchGradients:
         codes: SparseCodes,
         parameters: Parameters,
     ):
-        self._upstream, self._residual, self._codes = upstream, tokens.residual, codes
+        self._upstream, self._scaled, self._codes = upstream, tokens.scaled, codes
         self._pointers = codes.feature_pointers()
         self._starts = self._pointers.tolist() if upstream.device.type == "cpu" else []
-        self._delta = eager.bag_dots(
-            parameters.decoder, upstream, codes.rows, self._pointers
-        )
-        self.parallel = self._per_feature(codes.values * self._delta)
-        sums = self._per_feature(self._delta)
+        delta = eager.bag_dots(parameters.decoder, upstream, codes.rows, self._pointers)
+        self._affinity = delta  # gradient with respect to the affinity of each match
+        sums = self._per_feature(delta)
+        self.parallel = self._per_feature(codes.values * delta)
         self.encoder_bias = sums
         self.decoder_bias = upstream.sum(0) - sums @ parameters.encoder
         if tokens.norms is not None:
-            self.encoder_bias = self._per_feature(
-                self._delta * tokens.norms[codes.rows]
-            )
-            through_norm = self._delta * parameters.encoder_bias[codes.cols]
-            self.decoder_bias -= (
-                torch.zeros_like(tokens.norms).index_add_(0, codes.rows, through_norm)
-                @ tokens.scaled
-            )
+            self._affinity = delta * tokens.norms[codes.rows]
+            self.encoder_bias = self._per_feature(self._affinity)
+            through_norm = delta * parameters.encoder_bias[codes.cols]
+            per_token = torch.bincount(codes.rows, through_norm, len(upstream))
+            self.decoder_bias -= per_token.to(upstream.dtype) @ tokens.scaled
 
     def weights(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return the encoder's and the decoder's gradient for some features.
 
         Both have shape (stop - start, d).
         """
-        pointers = self._pointers[start : stop + 1]
-        first, last = (
-            (self._starts[start], self._starts[stop])
-            if self._starts
-            else (0, len(self._codes))
+        first, last = 0, len(self._codes)
+        if self._starts:
+            first, last = self._starts[start], self._starts[stop]
+        here = slice(first, last)
+        rows, pointers = (
+            self._codes.rows[here],
+            self._pointers[start : stop + 1] - first,
         )
-        rows = self._codes.rows[first:last]
-        pointers = pointers - first
         return (
-            eager.bag_sum(self._residual, rows, pointers, self._delta[first:last]),
-            eager.bag_sum(
-                self._upstream, rows, pointers, self._codes.values[first:last]
-            ),
+            eager.bag_sum(self._scaled, rows, pointers, self._affinity[here]),
+            eager.bag_sum(self._upstream, rows, pointers, self._codes.values[here]),
         )
 
     def _per_feature(self, values: Tensor) -> Tensor:

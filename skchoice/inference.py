@@ -41,8 +41,9 @@ class ThresholdEncoder:
         """Encode rows, (n, d)."""
         tokens = encoder_input(x, self.parameters)
         parts = []
-        for features, tile in preactivation_tiles(self.parameters, tokens):
-            hits = eager.find_hits(tile, self._at_least[features][:, None])
+        for features, bias, tile in preactivation_tiles(self.parameters, tokens):
+            at_least = self._at_least[features][:, None]
+            hits = eager.find_hits(tile, bias[:, None], at_least)
             parts.append((hits[1], features[hits[0]], hits[2]))
         rows, cols, values = (torch.cat(part) for part in zip(*parts, strict=True))
         shape = (len(x), self.parameters.n_features)

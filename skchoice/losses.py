@@ -17,18 +17,20 @@ class Reconstruction(NamedTuple):
     """What :func:`reconstruction_loss` returns."""
 
     loss: Tensor  # scalar
-    gradient: Tensor  # (n_tokens, d), with respect to x_hat
-    error: Tensor  # scalar, sum |x - x_hat|^2, all tokens alike
+    gradient: Tensor  # (n_tokens, d), with respect to the reconstruction
+    squared_error: Tensor  # scalar, sum |e|^2, all tokens alike
     variance: Tensor  # scalar, sum |x - mean|^2, all tokens alike
 
 
-def reconstruction_loss(x: Tensor, x_hat: Tensor, norm_limit: float) -> Reconstruction:
+def reconstruction_loss(x: Tensor, error: Tensor, norm_limit: float) -> Reconstruction:
     """Fraction of variance unexplained, robust to tokens of huge norm.
 
     Parameters
     ----------
-    x, x_hat : Tensors of shape (n_tokens, d)
+    x : Tensor of shape (n_tokens, d)
         Centred, so that the variance is a difference of sums without cancellation.
+    error : Tensor of shape (n_tokens, d)
+        ``e = x_hat - x``.
     norm_limit : float
         A token of larger norm counts as if it had this norm: its squared error has the
         weight ``w = (norm_limit / |x|)^2``, that of the others ``w = 1``.
@@ -36,19 +38,17 @@ def reconstruction_loss(x: Tensor, x_hat: Tensor, norm_limit: float) -> Reconstr
     Returns
     -------
     Reconstruction
-        With the loss ``sum w |x - x_hat|^2 / sum w |x - mean|^2``, the mean weighted
-        too; 0 where ``x`` is constant.
+        With the loss ``sum w |e|^2 / sum w |x - mean|^2``, the mean weighted too; 0
+        where ``x`` is constant.
     """
     squares = torch.linalg.vector_norm(x, dim=1).square()
     weights = (norm_limit**2 / squares).clamp(max=1.0)
-    gradient = x_hat - x
-    errors = torch.linalg.vector_norm(gradient, dim=1).square()
+    errors = torch.linalg.vector_norm(error, dim=1).square()
     variance = _variance(x, squares, weights)
     scale = torch.where(variance > 0, 1.0 / variance, 0.0)
-    gradient *= (2.0 * scale * weights)[:, None]
     return Reconstruction(
         (weights @ errors) * scale,
-        gradient,
+        error * (2.0 * scale * weights)[:, None],
         errors.sum(),
         _variance(x, squares, torch.ones_like(weights)),
     )

@@ -82,7 +82,6 @@ def random_parameters(
 class Tokens:
     """A chunk of tokens as the encoder sees them."""
 
-    residual: Tensor  # x - b_dec, (n_tokens, d)
     scaled: Tensor  # the encoder's input, (n_tokens, d)
     norms: Tensor | None  # (n_tokens,), None under absolute importance
     silent: Tensor | None  # tokens without affinities, where there are any
@@ -99,13 +98,13 @@ def encoder_input(x: Tensor, parameters: Parameters) -> Tokens:
 
     A token equal to the decoder bias has no direction: it gets no relative affinity.
     """
-    residual = x - parameters.decoder_bias
+    scaled = x - parameters.decoder_bias
     if not parameters.relative:
-        return Tokens(residual, residual, None, None)
-    norms = torch.linalg.vector_norm(residual, dim=1)
+        return Tokens(scaled, None, None)
+    norms = torch.linalg.vector_norm(scaled, dim=1)
     zero = norms == 0
-    scaled = residual / torch.where(zero, 1.0, norms)[:, None]
-    return Tokens(residual, scaled, norms, zero if zero.any() else None)
+    scaled /= torch.where(zero, 1.0, norms)[:, None]
+    return Tokens(scaled, norms, zero if zero.any() else None)
 
 
 class EncoderAffinities:
@@ -147,10 +146,10 @@ class EncoderAffinities:
                 of_chunk = of_chunk[inside]
             start += n_tokens
             if len(of_chunk):
-                for columns, values in preactivation_tiles(
+                for which, bias, values in preactivation_tiles(
                     self.parameters, chunk, features, inside
                 ):
-                    yield Tile(values, columns, of_chunk)
+                    yield Tile(values, which, of_chunk, bias)
 
     def token_sizes(self) -> Tensor:
         """Return the norm of each token as the encoder sees it, (n_tokens,)."""
@@ -164,11 +163,12 @@ def preactivation_tiles(
     chunk: Tokens,
     features: Tensor | None = None,
     tokens: Tensor | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (features, pre-activations of shape (n_features_in_tile, n_tokens)).
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield tiles of features: their indices, biases, and pre-activations without bias.
 
-    Feature-major, because then a feature's tokens are contiguous and a weight tile is
-    read once. The values are overwritten by the next tile.
+    The last has shape (n_features_in_tile, n_tokens): feature-major, because then a
+    feature's tokens are contiguous and a weight tile is read once. It is overwritten by
+    the next tile.
     """
     inputs = chunk.scaled if tokens is None else chunk.scaled[tokens]
     silent = chunk.silent
@@ -188,18 +188,15 @@ def preactivation_tiles(
             weight = parameters.encoder[which]
             bias = parameters.encoder_bias[which]
         tile = buffer[: stop - start]
-        torch.addmm(bias[:, None], weight, inputs.T, out=tile)
+        torch.mm(weight, inputs.T, out=tile)
         if silent is not None:
-            tile[:, silent] = 0.0
-        yield which, tile
+            tile[:, silent] = -torch.inf
+        yield which, bias, tile
 
 
 def decode(codes: SparseCodes, parameters: Parameters) -> Tensor:
     """Return the reconstruction ``codes @ D + b_dec``, (n_tokens, d)."""
     order, pointers = codes.token_order()
-    return (
-        eager.bag_sum(
-            parameters.decoder, codes.cols[order], pointers, codes.values[order]
-        )
-        + parameters.decoder_bias
-    )
+    cols, values = codes.cols[order], codes.values[order]
+    total = eager.bag_sum(parameters.decoder, cols, pointers, values)
+    return total.add_(parameters.decoder_bias)

@@ -44,7 +44,7 @@ class Standardisation:
 
     def apply(self, x: Tensor) -> Tensor:
         """Return the float32 rows that are trained on."""
-        return ((x - self.centre.to(x.dtype)) / self.scale).float()
+        return (x - self.centre.to(x.dtype)).mul_(1.0 / self.scale).float()
 
     def to(self, device: torch.device) -> Standardisation:
         """Return the same on a device."""
@@ -166,15 +166,15 @@ def train_step(
     matches, caps = state.allocator(affinities, rule)[:2]
 
     codes = tokens.to_codes(matches)
-    x_hat = decode(codes, parameters)
-    result = reconstruction_loss(x, x_hat, _NORM_LIMIT)
+    error = decode(codes, parameters).sub_(x)
+    result = reconstruction_loss(x, error, _NORM_LIMIT)
     gradients = MatchGradients(result.gradient, tokens, codes, parameters)
 
     state.tracker.update(matches.counts(), len(x))
     _refresh_underused(state, auxiliary)
     extra = None
     if state.underused is not None and len(state.underused):
-        extra = _auxiliary_gradients(state, tokens, x - x_hat, auxiliary)
+        extra = _auxiliary_gradients(state, tokens, -error, auxiliary)
     _update(state, gradients, extra, learning_rate)
 
     tally.steps += 1
@@ -183,7 +183,7 @@ def train_step(
     tally.budget += int(caps.sum())
     tally.loss += result.loss.item()
     tally.auxiliary += extra.loss if extra else 0.0
-    tally.error += result.error.item()
+    tally.error += result.squared_error.item()
     tally.variance += result.variance.item()
 
 

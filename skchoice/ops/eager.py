@@ -7,19 +7,42 @@ import torch
 from torch import Tensor
 
 
-def find_hits(tile: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the entries of a tile that reach a threshold.
+def find_hits(
+    tile: Tensor, bias: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the entries of ``tile + bias`` that reach a threshold.
 
     Parameters
     ----------
     tile : Tensor of shape (n_rows, n_columns), contiguous
-    threshold : Tensor that broadcasts to the shape of ``tile``
+        May be overwritten.
+    bias : Tensor of shape (n_rows, 1)
+    threshold : Tensor of shape (n_rows, 1), (1, n_columns) or (1, 1)
 
     Returns
     -------
     rows, columns : int64 Tensors of shape (n_hits,), in row-major order
     values : Tensor of shape (n_hits,)
+        Of ``tile + bias``.
     """
+    if threshold.shape[1] > 1:
+        rows, columns, values = _scan(tile.add_(bias), threshold)
+        return rows, columns, values
+    # Adding the bias to the hits alone saves a pass. Rounding may differ by a few
+    # units in the last place, so look a little lower first.
+    lower = threshold - bias
+    largest = torch.finfo(tile.dtype).max
+    rounding = 4 * torch.finfo(tile.dtype).eps
+    lower = lower - rounding * (lower.abs().clamp(max=largest) + bias.abs())
+    rows, columns, values = _scan(tile, lower)
+    values = values + bias[rows, 0]
+    keep = values >= threshold.expand(len(tile), 1)[rows, 0]
+    if keep.all():
+        return rows, columns, values
+    return rows[keep], columns[keep], values[keep]
+
+
+def _scan(tile: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if tile.device.type == "cpu":
         # numpy's scan of a boolean array is several times faster than nonzero.
         flat = torch.from_numpy(np.flatnonzero(tile.numpy() >= threshold.numpy()))

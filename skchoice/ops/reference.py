@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 
-def find_hits(tile: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, columns and values of the entries of ``tile`` at or over ``threshold``."""
-    rows, columns = (tile >= threshold).nonzero(as_tuple=True)
-    return rows, columns, tile[rows, columns]
+def find_hits(
+    tile: Tensor, bias: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and values of ``tile + bias`` at or over ``threshold``."""
+    biased = tile + bias
+    rows, columns = (biased >= threshold).nonzero(as_tuple=True)
+    return rows, columns, biased[rows, columns]
 
 
 def bag_sum(table: Tensor, index: Tensor, pointers: Tensor, weights: Tensor) -> Tensor:
