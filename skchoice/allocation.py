@@ -31,7 +31,6 @@ import torch
 from torch import Tensor
 
 from skchoice.codes import SparseCodes
-from skchoice.ops import eager
 
 # A failed certificate lowers the threshold by these factors, one after the other.
 _RETRY_FACTORS = (0.9, 0.6, 0.0)
@@ -41,13 +40,18 @@ _OVERFLOW = 4
 _MIN_OVERFLOW = 1 << 20
 
 
-class Tile(NamedTuple):
-    """Affinities of some features to some tokens, before the cut at zero."""
+class Tile(Protocol):
+    """Affinities of some features to some tokens."""
 
-    values: Tensor  # (n_features_in_tile, n_tokens_in_tile), without the bias
     features: Tensor  # (n_features_in_tile,) int64
     tokens: Tensor  # (n_tokens_in_tile,) int64
-    bias: Tensor | None = None  # (n_features_in_tile,), zeros if None
+
+    def hits(self, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return where affinities reach a threshold, and these affinities.
+
+        The positions, of features and of tokens, count within the tile; the threshold
+        broadcasts to (n_features_in_tile, n_tokens_in_tile).
+        """
 
 
 class Affinities(Protocol):
@@ -355,8 +359,7 @@ def _screen(
     size = 0
     for tile in affinities.tiles(**members):
         over = rule.over_tile(thresholds.clamp(min=smallest), tile)
-        bias = over.new_zeros(len(tile.values)) if tile.bias is None else tile.bias
-        features, tokens, values = eager.find_hits(tile.values, bias[:, None], over)
+        features, tokens, values = tile.hits(over)
         parts.append((tile.tokens[tokens], tile.features[features], values))
         size += len(values)
         if size > limit:

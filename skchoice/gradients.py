@@ -10,8 +10,8 @@ absolute importance), ``u`` the centred tokens divided by them, and ``c`` the co
     db_dec   = sum_i g_i - sum_m delta_m W_j             absolute
              = sum_i g_i - sum_m delta_m (W_j + b_j u_i)  relative
 
-The last line is the derivative of ``c = W_j . (x_i - b_dec) + b_j n_i``, the form that a
-relative code takes once its norm is multiplied in.
+The last line is the derivative of ``c = W_j . (x_i - b_dec) + b_j n_i``, the form that
+a relative code takes once its norm is multiplied in.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from skchoice.model import (
     Parameters,
     Tokens,
     encoder_input,
-    preactivation_tiles,
+    encoder_tiles,
 )
 from skchoice.ops import eager
 
@@ -41,10 +41,11 @@ class ThresholdEncoder:
         """Encode rows, (n, d)."""
         tokens = encoder_input(x, self.parameters)
         parts = []
-        for features, bias, tile in preactivation_tiles(self.parameters, tokens):
-            at_least = self._at_least[features][:, None]
-            hits = eager.find_hits(tile, bias[:, None], at_least)
-            parts.append((hits[1], features[hits[0]], hits[2]))
+        everything = torch.arange(len(x), device=x.device)
+        for tile in encoder_tiles(self.parameters, tokens, everything):
+            at_least = self._at_least[tile.features][:, None]
+            features, rows, values = tile.hits(at_least)
+            parts.append((rows, tile.features[features], values))
         rows, cols, values = (torch.cat(part) for part in zip(*parts, strict=True))
         shape = (len(x), self.parameters.n_features)
         return tokens.to_codes(SparseCodes.sorted(rows, cols, values, shape))

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skchoice.allocation import Tile
 from skchoice.codes import SparseCodes
-from skchoice.ops import eager
+from skchoice.ops import coarse, eager
+from skchoice.ops.coarse import CoarseInputs
 
 # Entries of one tile of pre-activations: eight megabytes of float32, near the cache.
 _TILE_ENTRIES = 1 << 21
@@ -86,6 +86,14 @@ class Tokens:
     norms: Tensor | None  # (n_tokens,), None under absolute importance
     silent: Tensor | None  # tokens without affinities, where there are any
 
+    def some(self, which: Tensor) -> Tokens:
+        """Return some of the tokens."""
+        norms, silent = (
+            None if array is None else array[which]
+            for array in (self.norms, self.silent)
+        )
+        return Tokens(self.scaled[which], norms, silent)
+
     def to_codes(self, matches: SparseCodes) -> SparseCodes:
         """Turn affinities into codes."""
         if self.norms is None:
@@ -134,22 +142,18 @@ class EncoderAffinities:
 
     def tiles(
         self, features: Tensor | None = None, tokens: Tensor | None = None
-    ) -> Iterator[Tile]:
-        """Yield tiles of pre-activations; a tile's values hold until the next."""
+    ) -> Iterator[EncoderTile]:
+        """Yield tiles; a tile holds until the next."""
         start = 0
         for chunk in self.chunks():
             n_tokens = len(chunk.scaled)
             of_chunk = torch.arange(start, start + n_tokens, device=self.device)
-            inside = None
             if tokens is not None:
                 inside = tokens[(tokens >= start) & (tokens < start + n_tokens)] - start
-                of_chunk = of_chunk[inside]
+                of_chunk, chunk = of_chunk[inside], chunk.some(inside)
             start += n_tokens
             if len(of_chunk):
-                for which, bias, values in preactivation_tiles(
-                    self.parameters, chunk, features, inside
-                ):
-                    yield Tile(values, which, of_chunk, bias)
+                yield from encoder_tiles(self.parameters, chunk, of_chunk, features)
 
     def token_sizes(self) -> Tensor:
         """Return the norm of each token as the encoder sees it, (n_tokens,)."""
@@ -158,40 +162,90 @@ class EncoderAffinities:
         )
 
 
-def preactivation_tiles(
+class EncoderTile:
+    """Affinities of some features to some tokens, computed when they are screened.
+
+    Parameters
+    ----------
+    weight, bias : Tensors of shape (n_features_in_tile, d) and (n_features_in_tile,)
+    chunk : Tokens
+    features, tokens : int64 Tensors
+        Indices of the features and of the tokens of the chunk.
+    buffer : Tensor of shape (n_features_in_tile or more, n_tokens)
+        Overwritten with the pre-activations.
+    coarse : CoarseInputs, optional
+        Screen in bfloat16 first.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        chunk: Tokens,
+        features: Tensor,
+        tokens: Tensor,
+        buffer: Tensor,
+        inputs: CoarseInputs | None,
+    ):
+        self._weight, self._bias, self._chunk = weight, bias[:, None], chunk
+        self.features, self.tokens = features, tokens
+        self._buffer, self._coarse = buffer[: len(weight)], inputs
+
+    def preactivations(self) -> Tensor:
+        """Return the products without the bias, (n_features_in_tile, n_tokens).
+
+        Feature-major, because then a feature's tokens are contiguous and a tile of
+        weights is read once.
+        """
+        torch.mm(self._weight, self._chunk.scaled.T, out=self._buffer)
+        if self._chunk.silent is not None:
+            self._buffer[:, self._chunk.silent] = -torch.inf
+        return self._buffer
+
+    def hits(self, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features, tokens and values of the affinities over a threshold.
+
+        Features and tokens are counted within the tile; the threshold has shape
+        (n_features_in_tile, 1), (1, n_tokens) or (1, 1).
+        """
+        if self._coarse is not None and threshold.shape[1] == 1:
+            return coarse.find_hits(self._weight, self._bias, self._coarse, threshold)
+        return eager.find_hits(self.preactivations(), self._bias, threshold)
+
+
+def encoder_tiles(
     parameters: Parameters,
     chunk: Tokens,
+    tokens: Tensor,
     features: Tensor | None = None,
-    tokens: Tensor | None = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield tiles of features: their indices, biases, and pre-activations without bias.
-
-    The last has shape (n_features_in_tile, n_tokens): feature-major, because then a
-    feature's tokens are contiguous and a weight tile is read once. It is overwritten by
-    the next tile.
-    """
-    inputs = chunk.scaled if tokens is None else chunk.scaled[tokens]
-    silent = chunk.silent
-    if silent is not None and tokens is not None:
-        silent = silent[tokens]
+) -> Iterator[EncoderTile]:
+    """Yield tiles of all features, or of some, for a chunk of tokens."""
+    inputs = None
+    if (
+        parameters.relative  # the bound is useless where norms differ much
+        and chunk.silent is None
+        and chunk.scaled.dtype == torch.float32
+        and coarse.supported(chunk.scaled.device)
+    ):
+        inputs = coarse.CoarseInputs.of(chunk.scaled)
     n_features = parameters.n_features if features is None else len(features)
-    height = min(n_features, max(16, _TILE_ENTRIES // len(inputs)))
-    buffer = inputs.new_empty(height, len(inputs))
+    height = min(n_features, max(16, _TILE_ENTRIES // len(tokens)))
+    buffer = chunk.scaled.new_empty(height, len(tokens))
+    everything = torch.arange(n_features, device=buffer.device)
     for start in range(0, n_features, height):
-        stop = min(start + height, n_features)
-        if features is None:
-            which = torch.arange(start, stop, device=inputs.device)
-            weight = parameters.encoder[start:stop]
-            bias = parameters.encoder_bias[start:stop]
-        else:
-            which = features[start:stop]
-            weight = parameters.encoder[which]
-            bias = parameters.encoder_bias[which]
-        tile = buffer[: stop - start]
-        torch.mm(weight, inputs.T, out=tile)
-        if silent is not None:
-            tile[:, silent] = -torch.inf
-        yield which, bias, tile
+        which: slice | Tensor = slice(start, min(start + height, n_features))
+        indices = everything[which]
+        if features is not None:
+            which = indices = features[which]
+        yield EncoderTile(
+            parameters.encoder[which],
+            parameters.encoder_bias[which],
+            chunk,
+            indices,
+            tokens,
+            buffer,
+            inputs,
+        )
 
 
 def decode(codes: SparseCodes, parameters: Parameters) -> Tensor:

@@ -1,0 +1,131 @@
+"""Small data, the estimators and their makers, shared by the tests."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
+
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    # A refit gives the same bits at one number of threads only.
+    torch.set_num_threads(1)
+
+
+def sparse_mixture(n_rows, n_columns=12, n_directions=24, n_active=3, seed=0):
+    """Rows that are sums of a few of some directions, off centre, of varied norm."""
+    rng = np.random.default_rng(seed)
+    directions = np.random.default_rng(7).normal(size=(n_directions, n_columns))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    codes = np.zeros((n_rows, n_directions))
+    for row in codes:
+        active = rng.choice(n_directions, n_active, replace=False)
+        row[active] = rng.exponential(size=n_active) + 0.5
+    codes *= rng.lognormal(sigma=0.4, size=(n_rows, 1))
+    noise = 0.02 * rng.normal(size=(n_rows, n_columns))
+    return codes @ directions + noise + np.linspace(-2, 3, n_columns)
+
+
+@pytest.fixture(scope="session")
+def mixture():
+    """Return the maker of data that a sparse autoencoder can learn."""
+    return sparse_mixture
+
+
+@pytest.fixture(scope="session")
+def X():
+    """Return 600 rows, float64; tests must not write to it."""
+    X = sparse_mixture(600)
+    X.setflags(write=False)
+    return X
+
+
+@pytest.fixture(scope="session")
+def X_new():
+    """Return 90 rows more."""
+    X = sparse_mixture(90, seed=1)
+    X.setflags(write=False)
+    return X
+
+
+SETTINGS = dict(n_features=48, k=4, batch_size=100, max_iter=4, random_state=0)
+
+
+@pytest.fixture(
+    scope="session", params=[TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE]
+)
+def Estimator(request):
+    """Return each of the estimators in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def make(Estimator):
+    """Return a maker of small estimators."""
+    return lambda **settings: Estimator(**(SETTINGS | settings))
+
+
+@pytest.fixture(scope="session", params=["absolute", "relative"])
+def fitted(request, make, X):
+    """Return an estimator fitted to X, in each importance; tests must not change it."""
+    return make(importance=request.param, max_iter=15).fit(X)
+
+
+class LazyRows:
+    """What h5py, zarr and the like have in common, with notes of what was read."""
+
+    def __init__(self, array, fail_at_read=None):
+        self._array = array
+        self._fail_at_read = fail_at_read
+        self.shape, self.dtype = array.shape, array.dtype
+        self.reads = []
+
+    def __getitem__(self, part):
+        assert isinstance(part, slice), "a lazy array is read in slices alone"
+        assert part.step in (None, 1)
+        rows = self._array[part]
+        self.reads.append(len(rows))
+        if len(self.reads) == self._fail_at_read:
+            raise OSError("the disk is gone")
+        return rows
+
+
+@pytest.fixture(scope="session")
+def Lazy():
+    """Return the class of lazy arrays."""
+    return LazyRows
+
+
+def fitted_arrays(estimator):
+    """Return all fitted attributes, copied."""
+    return {
+        name: value.copy() if hasattr(value, "copy") else value
+        for name, value in vars(estimator).items()
+        if name.endswith("_") and not name.endswith("__")
+    }
+
+
+@pytest.fixture(scope="session")
+def published():
+    """Return the function that copies all fitted attributes of an estimator."""
+    return fitted_arrays
+
+
+@pytest.fixture(scope="session")
+def assert_same_fit():
+    """Return the check that two estimators hold the same bits."""
+
+    def check(one, other, ignore=()):
+        mine, theirs = (
+            est if isinstance(est, dict) else fitted_arrays(est) for est in (one, other)
+        )
+        assert set(mine) - set(ignore) == set(theirs) - set(ignore)
+        for name in sorted(set(mine) - set(ignore)):
+            np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+
+    return check
