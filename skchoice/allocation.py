@@ -33,7 +33,7 @@ from torch import Tensor
 from skchoice.codes import SparseCodes
 
 # A failed certificate lowers the threshold by these factors, one after the other.
-_RETRY_FACTORS = (0.9, 0.6, 0.0)
+_RETRY_FACTORS = (0.8, 0.4, 0.0)
 # The candidates are cut back whenever they outnumber the budget by this factor ...
 _OVERFLOW = 4
 # ... and are more than this many: below, cutting costs more than it saves.
@@ -104,7 +104,7 @@ class Rule(ABC):
         noise from batch to batch seldom leaves a group short. The number falls with
         about the fourth power of the threshold.
         """
-        target = 1.1 * seen.caps + 2.0 * seen.caps.sqrt() + 1.0
+        target = 1.1 * seen.caps + 1.5 * seen.caps.sqrt() + 1.0
         change = ((seen.counts + 1.0) / (target + 1.0)).pow(0.25).to(level.dtype)
         # From a level of zero, where all positives were taken, no factor leads up.
         steered = torch.where(level > 0, level * change, seen.cuts)

@@ -79,9 +79,11 @@ def _share_of_same_directions(decoder: Tensor) -> float:
     if n_columns < _MIN_COLUMNS:
         return 0.0
     some = decoder[:: max(1, n_features // 256)]
-    cosines = torch.cat([some @ tile.T for tile in decoder.split(8192)], dim=1)
+    alike = torch.zeros(len(some), dtype=torch.int64, device=decoder.device)
+    for tile in decoder.split(8192):
+        alike += (some @ tile.T > _SAME_COSINE).sum(1)
     # Every direction is its own twin once.
-    return ((cosines > _SAME_COSINE).sum(1) > 1).double().mean().item()
+    return (alike > 1).double().mean().item()
 
 
 def _warn(message: str, category: type[Warning]) -> None:

@@ -68,7 +68,7 @@ def random_parameters(
 ) -> Parameters:
     """Draw decoder directions uniformly; the encoder starts as their transpose."""
     decoder = torch.randn(n_features, n_columns, generator=generator)
-    decoder = torch.nn.functional.normalize(decoder, dim=1)
+    torch.nn.functional.normalize(decoder, dim=1, out=decoder)
     return Parameters(
         decoder.clone(),
         torch.zeros(n_features),

@@ -7,15 +7,31 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from skchoice.allocation import Rule, Tile
+from skchoice.allocation import Rule
 from skchoice.codes import SparseCodes
+
+
+class MatrixTile:
+    """Some features and some tokens of a matrix."""
+
+    def __init__(
+        self, values: torch.Tensor, features: torch.Tensor, tokens: torch.Tensor
+    ):
+        self._values, self.features, self.tokens = values, features, tokens
+
+    def hits(
+        self, threshold: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        features, tokens = (self._values >= threshold).nonzero(as_tuple=True)
+        return features, tokens, self._values[features, tokens]
 
 
 class MatrixAffinities:
     """A dense (n_tokens, n_features) matrix, served in small tiles.
 
-    As a real source does, it writes every tile into one buffer: what was not copied
-    before the next tile is lost. `seen` collects the pairs that were served.
+    As a real source does, it writes every tile into one buffer, so that a tile that is
+    looked at after the next was asked for holds no number. `seen` collects the pairs
+    that were served.
     """
 
     def __init__(
@@ -37,7 +53,7 @@ class MatrixAffinities:
         self,
         features: torch.Tensor | None = None,
         tokens: torch.Tensor | None = None,
-    ) -> Iterator[Tile]:
+    ) -> Iterator[MatrixTile]:
         n_tokens, n_features = self.shape
         features = torch.arange(n_features) if features is None else features
         tokens = torch.arange(n_tokens) if tokens is None else tokens
@@ -48,7 +64,7 @@ class MatrixAffinities:
                 tile = buffer[: values.numel()].view(values.shape)
                 tile.copy_(values)
                 self.seen.append((of_chunk, of_tile))
-                yield Tile(tile, of_tile, of_chunk)
+                yield MatrixTile(tile, of_tile, of_chunk)
                 buffer.fill_(torch.nan)
 
     def token_sizes(self) -> torch.Tensor:

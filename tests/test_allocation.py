@@ -303,7 +303,11 @@ def test_warm_allocation_is_dense_batch_after_batch(make, batches, data):
             columns = torch.arange(n_features) % problem.matrix.shape[1]
             matrix = problem.matrix[:, columns].to(dtype)
             rule = Problem(matrix, batches[0].k, problem.seed).rule(make)
-            seen = warm(MatrixAffinities(matrix, *data.draw(tilings)), rule)
+            # What a token's size is said to be is a guess like any other.
+            sizes = data.draw(st.sampled_from([None, 0.0, 1.0]))
+            sizes = None if sizes is None else matrix.new_full((len(matrix),), sizes)
+            affinities = MatrixAffinities(matrix, *data.draw(tilings), sizes)
+            seen = warm(affinities, rule)
             assert_same_matches(seen.matches, expected(matrix, rule), matrix)
             if hostile is not None:
                 warm.level = torch.full_like(warm.level, hostile)

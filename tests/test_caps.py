@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from invariants import assert_density, assert_drawn_caps
 
@@ -62,24 +62,24 @@ def test_fill_to_reaches_every_total_that_the_bounds_allow(weights, share, floor
 
 
 @quick
-@given(weights=weights, total=st.floats(0.05, 10.0), data=st.data())
-def test_fill_to_is_one_scale_clipped_to_bounds(weights, total, data):
+@given(weights=weights.filter(any), share=st.floats(0.01, 0.99), data=st.data())
+def test_fill_to_is_one_scale_clipped_to_bounds(weights, share, data):
     weights = np.array(weights)
     bound = st.lists(
         st.floats(0.0, 1.0), min_size=len(weights), max_size=len(weights)
     ).map(np.array)
     lower, upper = np.sort([data.draw(bound), data.draw(bound)], axis=0)
-    assume(lower.sum() < total < np.where(weights > 0, upper, lower).sum())
+    total = (1 - share) * lower.sum() + share * np.where(weights > 0, upper, lower).sum()
     filled = fill_to(weights, total, lower, upper)
     # What is strictly between its bounds is the same multiple of its weight; what is
     # at its lower bound would not be more than that, at its upper not less.
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = filled / weights
-    free = (filled > lower + 1e-9) & (filled < upper - 1e-9)
+    low, high = filled < upper - 1e-9, filled > lower + 1e-9
+    free = low & high
     if free.any():
         common = scale[free].max()
         np.testing.assert_allclose(scale[free], common, rtol=1e-6)
-        low, high = filled < upper, filled > lower
         assert (common * weights[low] <= filled[low] + 1e-6).all()
         assert (common * weights[high] >= filled[high] - 1e-6).all()
     np.testing.assert_allclose(filled.sum(), total, rtol=1e-12)
@@ -307,7 +307,7 @@ def test_plain_rounding_would_starve_the_tail_and_drawing_does_not():
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 1.7])
 def test_the_sampler_serves_every_feature_at_bounded_intervals(exponent):
     # A window of width w on the circle is hit by golden-ratio steps at intervals of less
-    # than 3 / w; by independent ones, at times at 10 / w.
+    # than 2 / w; by independent ones, at times of 10 / w.
     n_tokens, n_draws = 20, 3000
     density = zipf_density(60, 2, exponent)
     sampler = CapSampler(density, np.random.default_rng(1))
@@ -315,7 +315,7 @@ def test_the_sampler_serves_every_feature_at_bounded_intervals(exponent):
     for j, expected in enumerate(density * n_tokens):
         served = np.flatnonzero(draws[:, j])
         waits = np.diff(np.concatenate([[-1], served, [n_draws]]))
-        assert waits.max() <= np.ceil(3.0 / min(expected, 1.0)), (j, expected)
+        assert waits.max() <= np.ceil(2.0 / min(expected, 1.0)), (j, expected)
     assert (density * n_tokens).min() < 0.4
 
 

@@ -1,0 +1,160 @@
+"""Memory of fit and transform beyond what they cannot do without.
+
+    python benchmarks/memory.py --out benchmarks/results/memory.json
+
+``fit``: peak resident memory, and what of it is neither there before nor X, weights or
+optimizer state, at two widths. ``stream``: the same for a float16 memmap larger than
+the buffers, in anonymous memory, so that cached file pages do not count. Each
+measurement runs in a process of its own. Linux only (/proc).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+MB = 1e6
+
+
+def status(field: str) -> float:
+    """Return a memory field of this process in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024 / MB
+    raise KeyError(field)
+
+
+class Peak:
+    """Largest value of a memory field while in the context."""
+
+    def __init__(self, field: str):
+        self._field = field
+        self._done = threading.Event()
+        self.start = self.value = status(field)
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.005):
+            self.value = max(self.value, status(self._field))
+
+    def __enter__(self) -> Peak:
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def made_up_rows(n_rows: int, n_columns: int, seed: int = 0) -> np.ndarray:
+    """Return nonzero rows near a space of few dimensions, float16."""
+    rng = np.random.default_rng(seed)
+    basis = rng.standard_normal((n_columns // 8, n_columns), dtype=np.float32)
+    weights = rng.standard_normal((n_rows, n_columns // 8), dtype=np.float32)
+    return (weights @ basis + 1.0).astype(np.float16)
+
+
+def measure_fit(n_features: int, path: str | None) -> dict:
+    """Fit FeatureChoiceSAE on 36,576 rows of 576 numbers."""
+    from skchoice import FeatureChoiceSAE
+
+    X = np.load(path)["activations"] if path else made_up_rows(36576, 576)
+    FeatureChoiceSAE(n_features=64, k=4, max_iter=1).fit(X[:512])  # loads libraries
+    start = time.perf_counter()
+    with Peak("VmRSS") as peak:
+        FeatureChoiceSAE(n_features=n_features, k=32, max_iter=1, random_state=0).fit(X)
+    needed = 6 * n_features * X.shape[1] * 4 / MB  # encoder, decoder, two moments each
+    return {
+        "what": "fit",
+        "n_features": n_features,
+        "peak_mb": peak.value,
+        "beyond_mb": peak.value - peak.start - needed,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def measure_stream(gigabytes: float) -> dict:
+    """Fit and transform a float16 memmap."""
+    from skchoice import MutualChoiceSAE
+
+    n_columns, n_features = 1024, 2048
+    n_rows = int(gigabytes * 1e9 / 2 / n_columns)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "X.npy")
+        X = np.lib.format.open_memmap(path, "w+", np.float16, (n_rows, n_columns))
+        block = made_up_rows(16384, n_columns)
+        for first in range(0, n_rows, len(block)):
+            X[first : first + len(block)] = block[: n_rows - first]
+        X.flush()
+        del X, block
+        X = np.load(path, mmap_mode="r")
+        sae = MutualChoiceSAE(n_features=64, k=4, max_iter=1)
+        sae.fit(np.array(X[:512])).transform(X[:512])  # loads libraries
+        times = {}
+        with Peak("RssAnon") as fitting:
+            start = time.perf_counter()
+            sae = MutualChoiceSAE(n_features, k=32, max_iter=1, random_state=0).fit(X)
+            times["fit"] = time.perf_counter() - start
+        with Peak("RssAnon") as encoding:
+            start = time.perf_counter()
+            codes = sae.transform(X)
+            times["transform"] = time.perf_counter() - start
+    needed = 6 * n_features * n_columns * 4 / MB
+    arrays = (codes.data, codes.indices, codes.indptr)
+    returned = sum(array.nbytes for array in arrays) / MB
+    return {
+        "what": "stream",
+        "gigabytes": gigabytes,
+        "n_rows": n_rows,
+        "l0": codes.nnz / n_rows,
+        "fit_beyond_mb": fitting.value - fitting.start - needed,
+        "transform_beyond_mb": encoding.value - encoding.start - returned,
+        "codes_mb": returned,
+        "fit_seconds": times["fit"],
+        "transform_seconds": times["transform"],
+    }
+
+
+def main() -> None:
+    """Run each measurement in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--activations", help=".npz with an array 'activations'")
+    parser.add_argument("--features", type=int, nargs="*", default=[32768, 131072])
+    parser.add_argument("--gigabytes", type=float, default=4.0, help="0 to leave out")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if options.only == "stream":
+        print(json.dumps(measure_stream(options.gigabytes)))
+        return
+    if options.only:
+        print(json.dumps(measure_fit(int(options.only), options.activations)))
+        return
+    jobs = [str(n) for n in options.features] + ["stream"] * (options.gigabytes > 0)
+    results = []
+    for job in jobs:
+        done = subprocess.run(
+            [sys.executable, *sys.argv, "--only", job],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+        print(results[-1], flush=True)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

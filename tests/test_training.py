@@ -1,0 +1,514 @@
+"""One training step against slow numpy, and training as a whole."""
+
+import copy
+from itertools import repeat
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skchoice import training
+from skchoice.allocation import FeatureChoice, MutualChoice, TokenChoice
+from skchoice.firing import FiringTracker
+from skchoice.model import Parameters
+from skchoice.optimizer import Adam
+from skchoice.training import (
+    AuxiliaryOptions,
+    Standardisation,
+    TrainingState,
+    linear_schedule,
+    standardise,
+    train,
+    train_step,
+)
+
+N, D, F = 12, 4, 7  # tokens, columns, features
+LEARNING_RATE = 0.01
+NO_AUXILIARY = AuxiliaryOptions(None, 0.0, 1)
+RULES = {
+    "token": TokenChoice(2),
+    "mutual": MutualChoice(1.75),
+    "feature": FeatureChoice(torch.tensor([5, 0, 1, 2, 12, 3, 1])),
+}
+
+
+# ------------------------------------------------- the definition, dense and in numpy
+
+
+def forward(x, arrays, relative):
+    """Affinities, their scale and the centred tokens."""
+    encoder, encoder_bias, _, decoder_bias = arrays
+    residual = x - decoder_bias
+    norms = np.linalg.norm(residual, axis=1) if relative else np.ones(len(x))
+    return residual / norms[:, None] @ encoder.T + encoder_bias, norms
+
+
+def naive_matches(affinities, rule):
+    """Match the largest positive affinities first, as the rule allows."""
+    matched = np.zeros(affinities.shape, dtype=bool)
+    for flat in np.argsort(-affinities, axis=None, kind="stable"):
+        token, feature = np.unravel_index(flat, affinities.shape)
+        if isinstance(rule, TokenChoice):
+            free = matched[token].sum() < rule.k
+        elif isinstance(rule, MutualChoice):
+            free = matched.sum() < round(rule.k * len(affinities))
+        else:
+            free = matched[:, feature].sum() < rule.feature_caps[feature]
+        matched[token, feature] = free and affinities[token, feature] > 0
+    return matched
+
+
+def reconstruction_loss(x, arrays, relative, matched):
+    affinities, norms = forward(x, arrays, relative)
+    x_hat = (matched * affinities * norms[:, None]) @ arrays[2] + arrays[3]
+    # A token of more than three times the typical norm, 1, counts as one of three.
+    weights = np.minimum(1, (3 / np.linalg.norm(x, axis=1)) ** 2)
+    mean = weights @ x / weights.sum()
+    error = weights @ ((x - x_hat) ** 2).sum(1)
+    return error / (weights @ ((x - mean) ** 2).sum(1)), x - x_hat
+
+
+def auxiliary_loss(x, arrays, relative, error, features, k_aux, origin):
+    """Of the given features alone; the error and the centre are taken as given."""
+    affinities, norms = forward(x, (*arrays[:3], origin), relative)
+    values = (affinities * norms[:, None])[:, features]
+    kept = np.zeros_like(values)
+    for row, out in zip(values, kept, strict=True):
+        top = np.argsort(-row)[:k_aux]
+        out[top] = row[top]
+    missed = ((error - kept @ arrays[2][features]) ** 2).sum()
+    return missed / ((error - error.mean(0)) ** 2).sum()
+
+
+def numeric_gradients(loss, arrays, step=1e-5):
+    gradients = [np.zeros_like(array) for array in arrays]
+    for array, gradient in zip(arrays, gradients, strict=True):
+        for index in np.ndindex(array.shape):
+            value = array[index]
+            array[index] = value + step
+            above = loss(arrays)
+            array[index] = value - step
+            gradient[index] = (above - loss(arrays)) / (2 * step)
+            array[index] = value
+    return gradients
+
+
+def naive_step(arrays, moments, gradients, count):
+    """Adam with bias correction, the decoder's rows then scaled to unit norm."""
+    decoder = arrays[2]
+    along = (gradients[2] * decoder).sum(1, keepdims=True)
+    gradients = [*gradients[:2], gradients[2] - along * decoder, gradients[3]]
+    updated, new_moments = [], []
+    for array, gradient, (first, second) in zip(
+        arrays, gradients, moments, strict=True
+    ):
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        new_moments.append((first, second))
+        corrected = np.sqrt(second / (1 - 0.999**count)) + 1e-10
+        change = first / (1 - 0.9**count) / corrected
+        updated.append(array - LEARNING_RATE * change)
+    updated[2] /= np.linalg.norm(updated[2], axis=1, keepdims=True)
+    return updated, new_moments
+
+
+# --------------------------------------------------------------- a state to start from
+
+
+def a_state(seed, relative):
+    rng = np.random.default_rng(seed)
+    decoder = rng.normal(size=(F, D))
+    decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
+    arrays = (
+        rng.normal(size=(F, D)),
+        0.2 * rng.normal(size=F),
+        decoder,
+        0.3 * rng.normal(size=D),
+    )
+    parameters = Parameters(
+        *(torch.tensor(a, dtype=torch.float32) for a in arrays), relative
+    )
+    return TrainingState(
+        parameters=parameters,
+        optimizer=Adam(parameters.arrays()),
+        tracker=FiringTracker(F, 2.0, 100, torch.device("cpu")),
+        standardisation=Standardisation(torch.zeros(D, dtype=torch.float64), 1.0),
+        rng=rng,
+    )
+
+
+def a_batch(seed):
+    rng = np.random.default_rng([seed, 1])
+    x = rng.normal(size=(N, D))
+    x[0] *= 20  # an outlier
+    return torch.tensor(x, dtype=torch.float32)
+
+
+def in_numpy(tensors):
+    return [tensor.double().numpy().copy() for tensor in tensors]
+
+
+# ------------------------------------------------------------------------ one step
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("with_auxiliary", [False, True])
+def test_one_step(seed, relative, rule, with_auxiliary):
+    state = a_state(seed, relative)
+    # Not the first step: then Adam's would be the sign of the gradient alone.
+    for number in range(3):
+        x = a_batch(100 * seed + number + 1)
+        train_step(state, x, rule, LEARNING_RATE, NO_AUXILIARY, training._Tally())
+    features, k_aux, coefficient = [0, 2, 3, 6], 2, 0.25
+    options = NO_AUXILIARY
+    if with_auxiliary:
+        # Looked up anew at steps divisible by eight only.
+        state.underused = torch.tensor(features)
+        options = AuxiliaryOptions("zipf", coefficient, k_aux)
+    arrays = in_numpy(state.parameters.arrays())
+    moments = [in_numpy(pair) for pair in state.optimizer.moments]
+    batch = a_batch(1000 * seed)
+    x = batch.double().numpy()
+
+    matched = naive_matches(forward(x, arrays, relative)[0], rule)
+    loss, error = reconstruction_loss(x, arrays, relative, matched)
+    origin = arrays[3].copy()
+
+    def total_loss(arrays):
+        total = reconstruction_loss(x, arrays, relative, matched)[0]
+        if with_auxiliary:
+            total += coefficient * auxiliary_loss(
+                x, arrays, relative, error, features, k_aux, origin
+            )
+        return total
+
+    gradients = numeric_gradients(total_loss, arrays)
+    expected, expected_moments = naive_step(arrays, moments, gradients, 4)
+
+    tally = training._Tally()
+    train_step(state, batch, rule, LEARNING_RATE, options, tally)
+
+    found = in_numpy(state.parameters.arrays())
+    for one, other in zip(found, expected, strict=True):
+        # Steps are of the order of the learning rate: correct to a thousandth of it.
+        assert_allclose(one, other, atol=1e-3 * LEARNING_RATE)
+    for pair, other in zip(state.optimizer.moments, expected_moments, strict=True):
+        for one, moment in zip(in_numpy(pair), other, strict=True):
+            assert_allclose(one, moment, rtol=1e-3, atol=1e-5 * np.abs(moment).max())
+    assert state.optimizer.step == 4
+    assert tally.loss == pytest.approx(loss, rel=1e-5)
+    assert tally.matches == matched.sum()
+    assert tally.error == pytest.approx((error**2).sum(), rel=1e-5)
+    assert tally.variance == pytest.approx(((x - x.mean(0)) ** 2).sum(), rel=1e-5)
+    if with_auxiliary:
+        auxiliary = auxiliary_loss(x, arrays, relative, error, features, k_aux, origin)
+        assert tally.auxiliary == pytest.approx(auxiliary, rel=1e-4)
+
+
+@pytest.mark.parametrize("tile_rows", [1, 3, 1000])
+def test_tiles_of_the_update_do_not_show(tile_rows, monkeypatch):
+    results = []
+    for height in (tile_rows, 5):
+        monkeypatch.setattr(training, "_TILE_ROWS", height)
+        state = a_state(0, True)
+        state.underused = torch.tensor([0, 4, 5])
+        state.optimizer.step = 1
+        options = AuxiliaryOptions("zipf", 0.1, 1)
+        for number in range(3):
+            train_step(
+                state, a_batch(number), RULES["mutual"], 0.01, options, training._Tally()
+            )
+        results.append(in_numpy(state.parameters.arrays()))
+    for one, other in zip(*results, strict=True):
+        assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_decoder_rows_keep_unit_norm():
+    state = a_state(0, True)
+    for number in range(20):
+        train_step(
+            state, a_batch(number), RULES["token"], 0.1, NO_AUXILIARY, training._Tally()
+        )
+        norms = torch.linalg.vector_norm(state.parameters.decoder, dim=1)
+        assert_allclose(norms, 1.0, rtol=1e-6)
+
+
+def test_a_step_on_constant_tokens_changes_nothing():
+    state = a_state(0, False)
+    before = in_numpy(state.parameters.arrays())
+    x = torch.ones(N, D)
+    train_step(state, x, RULES["mutual"], 0.1, NO_AUXILIARY, training._Tally())
+    for one, other in zip(in_numpy(state.parameters.arrays()), before, strict=True):
+        assert_allclose(one, other, atol=1e-6)
+
+
+def test_features_without_matches_are_left_alone():
+    state = a_state(0, True)
+    before = in_numpy(state.parameters.arrays())
+    rule = FeatureChoice(torch.tensor([3, 0, 3, 0, 3, 0, 3]))
+    train_step(state, a_batch(0), rule, 0.1, NO_AUXILIARY, training._Tally())
+    after = in_numpy(state.parameters.arrays())
+    for one, other in zip(after[:2], before[:2], strict=True):
+        assert_array_equal(one[1::2], other[1::2])
+        assert (one[::2] != other[::2]).any()
+
+
+# --------------------------------------------------------------------------- training
+
+
+def directions_data(n_rows, seed=0):
+    rng = np.random.default_rng(seed)
+    directions = np.random.default_rng(9).normal(size=(F, D))
+    return torch.tensor(rng.exponential(size=(n_rows, F)) @ directions)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_training_lowers_the_loss(rule):
+    state = a_state(0, True)
+    x = directions_data(N)
+    state.standardisation = standardise(x)[0]
+    train(
+        state,
+        repeat(x),
+        300,
+        lambda state, step, n_tokens: rule,
+        lambda step: 0.01,
+        NO_AUXILIARY,
+        lambda record: None,
+        1,
+    )
+    losses = [record["loss"] for record in state.history]
+    assert np.mean(losses[-20:]) < 0.3 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("n_steps, record_every", [(1, 1), (7, 3), (6, 3), (2, 5)])
+def test_records_are_sums_over_their_steps(n_steps, record_every):
+    def run(record_every):
+        state, shown = a_state(0, True), []
+        train(
+            state,
+            (directions_data(N, seed=number) for number in range(n_steps)),
+            n_steps,
+            lambda state, step, n_tokens: MutualChoice(1.5),
+            lambda step: 0.01 / (step + 1),
+            NO_AUXILIARY,
+            shown.append,
+            record_every,
+        )
+        assert shown == state.history
+        return state
+
+    fine, coarse = run(1).history, run(record_every).history
+    assert len(fine) == n_steps
+    ends = [*range(record_every, n_steps, record_every), n_steps]
+    assert [record["step"] for record in coarse] == ends
+    for start, end, record in zip([0, *ends], ends, coarse, strict=False):
+        part = fine[start:end]
+        assert record["n_tokens"] == end * N
+        assert record["learning_rate"] == 0.01 / end
+        for name in ("loss", "l0", "unfilled"):
+            mean = np.mean([single[name] for single in part])
+            assert record[name] == pytest.approx(mean, rel=1e-6)
+        fvus = [single["fvu"] for single in part]
+        assert min(fvus) <= record["fvu"] <= max(fvus)
+
+
+def test_rules_are_asked_for_with_what_they_need():
+    asked = []
+
+    def rule_for(state, step, n_tokens):
+        asked.append((step, n_tokens))
+        return TokenChoice(1)
+
+    sizes = [5, 9, 2]
+    train(
+        a_state(0, False),
+        (directions_data(size) for size in sizes),
+        3,
+        rule_for,
+        lambda step: 0.1,
+        NO_AUXILIARY,
+        lambda record: None,
+        1,
+    )
+    assert asked == list(enumerate(sizes))
+
+
+def test_the_auxiliary_loss_revives_dead_features():
+    # Features whose bias is so low that they fire on no token.
+    def n_dead(kind):
+        state = a_state(0, False)
+        state.parameters.encoder_bias[:3] = -1.0
+        state.parameters.encoder[:3] *= 0.01
+        state.tracker = FiringTracker(F, 2.0, 30, torch.device("cpu"))
+        x = directions_data(200)
+        state.standardisation = standardise(x)[0]
+        train(
+            state,
+            repeat(x),
+            400,
+            lambda state, step, n_tokens: MutualChoice(2),
+            lambda step: 0.01,
+            AuxiliaryOptions(kind, 1 / 32, 2),
+            lambda record: None,
+            400,
+        )
+        return state.history[-1]["n_dead"]
+
+    assert n_dead(None) >= 3
+    assert n_dead("k") == 0
+    assert n_dead("zipf") == 0
+
+
+def test_state_can_be_copied_and_goes_on_alike():
+    state = a_state(0, True)
+
+    def go_on(state):
+        train(
+            state,
+            (directions_data(N, seed=number) for number in range(5)),
+            5,
+            lambda state, step, n_tokens: MutualChoice(1.5),
+            lambda step: 0.01,
+            AuxiliaryOptions("zipf", 0.1, 1),
+            lambda record: None,
+            1,
+        )
+        return in_numpy(state.parameters.arrays())
+
+    go_on(state)
+    twin = copy.deepcopy(state)
+    for one, other in zip(go_on(state), go_on(twin), strict=True):
+        assert_array_equal(one, other)
+    assert twin.optimizer.arrays[0] is twin.parameters.encoder
+    assert state.history == twin.history
+
+
+# --------------------------------------------------------------------------- schedule
+
+
+@given(
+    n_steps=st.integers(1, 300),
+    peak=st.floats(1e-6, 1.0),
+    warmup=st.floats(0, 1),
+    decay=st.floats(0, 1),
+)
+def test_schedule_rises_stays_and_falls(n_steps, peak, warmup, decay):
+    rates = np.array(
+        [linear_schedule(n_steps, peak, warmup, decay)(s) for s in range(n_steps)]
+    )
+    assert (rates > 0).all()
+    assert (rates <= peak).all()
+    top = rates.argmax()
+    assert (np.diff(rates[: top + 1]) >= 0).all()
+    assert (np.diff(rates[top:]) <= 1e-12).all()
+    flat = n_steps - np.ceil(warmup * n_steps) - np.ceil(decay * n_steps)
+    assert (rates == peak).sum() >= flat
+
+
+def test_schedule_by_hand():
+    schedule = linear_schedule(10, 1.0, 0.3, 0.2)
+    expected = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 2 / 3, 1 / 3]
+    assert_allclose([schedule(step) for step in range(10)], expected)
+    constant = linear_schedule(4, 0.1, 0.0, 0.0)
+    assert [constant(step) for step in range(4)] == [0.1] * 4
+    assert linear_schedule(1, 0.1, 0.05, 0.2)(0) > 0.01
+
+
+# -------------------------------------------------------------------- standardisation
+
+
+def spread_rows(n_rows=400, n_columns=6, seed=0):
+    rng = np.random.default_rng(seed)
+    return 3.0 * rng.normal(size=(n_rows, n_columns)) + np.arange(n_columns)
+
+
+def test_standardise_centres_and_scales():
+    x = torch.tensor(spread_rows())
+    standardisation, outlying = standardise(x)
+    assert outlying == 0
+    assert_allclose(standardisation.centre, x.mean(0))
+    z = standardisation.apply(x)
+    assert z.dtype == torch.float32
+    assert_allclose(z.mean(0), 0, atol=1e-6)
+    assert torch.linalg.vector_norm(z, dim=1).median() == pytest.approx(1, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_standardise_takes_any_float(dtype):
+    x = torch.tensor(spread_rows()).to(dtype)
+    standardisation, _ = standardise(x)
+    assert standardisation.centre.dtype == torch.float64
+    assert type(standardisation.scale) is float
+
+
+@pytest.mark.parametrize("size", [50.0, 1e3, 1e6])
+@pytest.mark.parametrize("share", [0.0025, 0.01, 0.05])
+@pytest.mark.parametrize("one_sided", [True, False])
+def test_standardise_is_robust_to_outliers(size, share, one_sided):
+    x = spread_rows()
+    clean, _ = standardise(torch.tensor(x))
+    n_outliers = max(1, int(share * len(x)))
+    if one_sided:
+        x[:n_outliers] = np.abs(x[:n_outliers])
+    x[:n_outliers] *= size
+    standardisation, outlying = standardise(torch.tensor(x))
+    assert standardisation.scale == pytest.approx(clean.scale, rel=0.05)
+    assert_allclose(standardisation.centre, clean.centre, atol=0.3)
+    assert 0.4 < outlying <= 1.0
+
+
+@given(scale=st.floats(1e-12, 1e12), offset=st.floats(-100, 100))
+def test_standardise_is_equivariant(scale, offset):
+    x = torch.tensor(spread_rows(50))
+    plain, _ = standardise(x)
+    moved, _ = standardise(scale * (x + offset))
+    assert moved.scale == pytest.approx(scale * plain.scale, rel=1e-6)
+    assert_allclose(
+        moved.centre, scale * (plain.centre + offset), rtol=1e-6, atol=1e-9 * scale
+    )
+
+
+def test_standardise_by_powers_of_two_is_exact():
+    x = torch.tensor(spread_rows())
+    plain, _ = standardise(x)
+    scaled, _ = standardise(1024 * x)
+    assert scaled.scale == 1024 * plain.scale
+    assert torch.equal(scaled.centre, 1024 * plain.centre)
+    assert torch.equal(scaled.apply(1024 * x), plain.apply(x))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.7e5, 1e-20])
+@pytest.mark.parametrize("n_rows", [1, 2, 50])
+def test_standardise_constant_rows(value, n_rows):
+    x = torch.full((n_rows, 3), value, dtype=torch.float64)
+    standardisation, outlying = standardise(x)
+    assert_allclose(standardisation.centre, x[0])
+    assert outlying == 0
+    assert standardisation.scale > 0
+    z = standardisation.apply(x)
+    assert torch.isfinite(z).all()
+    assert (z.abs() < 2).all()
+
+
+def test_standardise_mostly_equal_rows():
+    # The median distance is zero; the scale is that of the rows which differ.
+    x = torch.zeros(100, 3, dtype=torch.float64)
+    x[:20] = torch.tensor(spread_rows(20, 3))
+    standardisation, _ = standardise(x)
+    z = standardisation.apply(x)
+    assert torch.isfinite(z).all()
+    assert 0.1 < torch.linalg.vector_norm(z, dim=1).max() < 100
+
+
+def test_standardise_huge_offset():
+    x = torch.tensor(spread_rows())
+    plain, _ = standardise(x)
+    moved, _ = standardise(x + 1e9)
+    assert moved.scale == pytest.approx(plain.scale, rel=1e-5)
+    assert_allclose(moved.apply(x + 1e9), plain.apply(x), atol=1e-5)
