@@ -262,7 +262,8 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
     Allocation
     """
     caps = rule.caps(affinities.shape).to(affinities.device)
-    thresholds = torch.where(caps > 0, thresholds.clamp(min=0), torch.inf)
+    finite = thresholds.nan_to_num(nan=0.0).clamp(min=0.0)
+    thresholds = torch.where(caps > 0, finite, torch.inf)
     found = _screen(affinities, rule, caps, thresholds)
     counts = found.counts
     retried = torch.zeros_like(caps, dtype=torch.bool)
@@ -275,9 +276,8 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
         lower = torch.where(short, found.thresholds * factor, torch.inf)
         again = _screen(affinities, rule, caps, lower, **rule.members(groups))
         found = _merge(found, again, short, rule)
-    cuts = _cuts(found, rule, caps)
-    kept = _trim(found, rule, caps, cuts, affinities.shape[1])
-    matches = SparseCodes.sorted(*kept, affinities.shape)
+    kept, cuts = _trim(found, rule, caps, affinities.shape[1])
+    matches = SparseCodes.sorted(*kept[:3], affinities.shape)
     return Allocation(matches, caps, counts, retried, cuts)
 
 
@@ -364,11 +364,10 @@ def _screen(
         size += len(values)
         if size > limit:
             found = _join(parts, rule, caps, thresholds)
-            cuts = _cuts(found, rule, caps)
+            kept, cuts = _trim(found, rule, caps, affinities.shape[1])
             # Below the cut of a full group nothing can match.
             thresholds = torch.maximum(thresholds, cuts)
-            kept = _trim(found, rule, caps, cuts, affinities.shape[1])
-            parts, size = [kept], len(kept[0])
+            parts, size = [kept[:3]], len(kept.values)
     return _join(parts, rule, caps, thresholds)
 
 
@@ -391,40 +390,61 @@ def _merge(found: _Found, again: _Found, redone: Tensor, rule: Rule) -> _Found:
 
 
 def _trim(
-    found: _Found, rule: Rule, caps: Tensor, cuts: Tensor, n_features: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Keep the largest of each group up to its cap; ties by flat index."""
-    tokens, features, values = found.tokens, found.features, found.values
-    if (found.counts <= caps).all():
-        return tokens, features, values
-    groups = rule.groups(tokens, features)
-    cut = cuts[groups]
-    keep = values > cut
-    room = caps - torch.bincount(groups[keep], minlength=len(caps))
-    tied = (values == cut).nonzero().view(-1)
-    flat = tokens[tied] * n_features + features[tied]
-    tied = tied[flat.argsort()]
-    tied = tied[groups[tied].argsort(stable=True)]
-    keep[tied[_rank_in_run(groups[tied]) < room[groups[tied]]]] = True
-    return tokens[keep], features[keep], values[keep]
+    found: _Found, rule: Rule, caps: Tensor, n_features: int
+) -> tuple[_Found, Tensor]:
+    """Keep the largest of each group up to its cap, ties by flat index.
 
-
-def _cuts(found: _Found, rule: Rule, caps: Tensor) -> Tensor:
-    """Return each group's cap-th largest value; 0 where all of the group fits."""
+    Returns what is kept, and each group's cut: its cap-th largest value where some were
+    left out, else 0; infinite where the cap is 0.
+    """
     over = found.counts > caps
-    cuts = found.values.new_zeros(len(caps))
-    if len(caps) == 1:
-        if over.item() and caps.item():
-            cuts[0] = found.values.topk(int(caps), sorted=False).values.min()
-        return torch.where(over & (caps == 0), torch.inf, cuts)
+    if not over.any():
+        return found, torch.zeros_like(found.thresholds)
+    trim = _largest_of_all if len(caps) == 1 else _largest_of_each
+    keep, cuts = trim(found, rule, caps, n_features)
+    kept = _Found(
+        found.tokens[keep],
+        found.features[keep],
+        found.values[keep],
+        torch.minimum(found.counts, caps),
+        found.thresholds,
+    )
+    cuts = torch.where(over, cuts, 0.0)
+    return kept, torch.where(over & (caps == 0), torch.inf, cuts)
+
+
+def _largest_of_all(
+    found: _Found, rule: Rule, caps: Tensor, n_features: int
+) -> tuple[Tensor, Tensor]:
+    """Select within the one group there is."""
+    n = int(caps)
+    if n == 0:
+        return torch.zeros_like(found.values, dtype=torch.bool), caps
+    cut = found.values.topk(n, sorted=False).values.min()
+    keep = found.values > cut
+    tied = (found.values == cut).nonzero().view(-1)
+    flat = found.tokens[tied] * n_features + found.features[tied]
+    keep[tied[flat.argsort()[: n - int(keep.sum())]]] = True
+    return keep, cut.view(1)
+
+
+def _largest_of_each(
+    found: _Found, rule: Rule, caps: Tensor, n_features: int
+) -> tuple[Tensor, Tensor]:
+    """Select within many groups.
+
+    Candidates come in the order of their flat indices within a group, whatever the
+    order of the groups, so a stable sort by value settles ties.
+    """
     groups = rule.groups(found.tokens, found.features)
-    crowded = over[groups].nonzero().view(-1)
-    groups, values = groups[crowded], found.values[crowded]
-    order = descending_in_groups(groups, values)
-    starts = torch.where(over, found.counts, 0).cumsum(0) - found.counts
-    at = (starts + caps - 1)[over & (caps > 0)]
-    cuts[over & (caps > 0)] = values[order[at]]
-    return torch.where(over & (caps == 0), torch.inf, cuts)
+    order = descending_in_groups(groups, found.values)
+    ends = found.counts.cumsum(0)
+    starts = ends - found.counts
+    rank = torch.arange(len(order), device=order.device) - starts[groups[order]]
+    keep = torch.zeros_like(found.values, dtype=torch.bool)
+    keep[order] = rank < caps[groups[order]]
+    last = (starts + caps - 1).clamp(max=len(order) - 1).clamp(min=0)
+    return keep, found.values[order[last]]
 
 
 def descending_in_groups(groups: Tensor, values: Tensor) -> Tensor:
@@ -445,10 +465,3 @@ def descending_in_groups(groups: Tensor, values: Tensor) -> Tensor:
         return key.argsort(stable=True)
     order = values.argsort(descending=True, stable=True)
     return order[groups[order].argsort(stable=True)]
-
-
-def _rank_in_run(sorted_groups: Tensor) -> Tensor:
-    """Return the position of each entry within its run of equal groups."""
-    _, lengths = torch.unique_consecutive(sorted_groups, return_counts=True)
-    starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-    return torch.arange(len(sorted_groups), device=sorted_groups.device) - starts

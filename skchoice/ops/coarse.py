@@ -66,7 +66,7 @@ def find_hits(
     values : float32 Tensor of shape (n_hits,)
     """
     rounded, rounding = _round(weight)
-    size = torch.linalg.vector_norm(rounded, dim=1, dtype=torch.float32)
+    size = torch.linalg.vector_norm(weight, dim=1) + rounding
     # Sums of d products in float32, once in each of the two products.
     summing = 2.0 * weight.shape[1] * torch.finfo(torch.float32).eps
     bound = rounding * inputs.norm + size * (inputs.rounding + summing * inputs.norm)
@@ -84,7 +84,8 @@ def find_hits(
 def _round(array: Tensor) -> tuple[Tensor, Tensor]:
     """Return the array in bfloat16 and the norm of each row's rounding error."""
     rounded = array.bfloat16()
-    return rounded, torch.linalg.vector_norm(array - rounded, dim=1)
+    error = rounded.float().sub_(array)
+    return rounded, torch.linalg.vector_norm(error, dim=1)
 
 
 def _reach(tile: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
