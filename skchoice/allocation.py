@@ -32,6 +32,9 @@ from torch import Tensor
 
 from skchoice.codes import SparseCodes
 
+# Share of tokens that Token Choice may have to look at twice: all are screened at one
+# level, and one low enough for the last of them would let too many candidates through.
+_SHORT = 0.06
 # A failed certificate lowers the threshold by these factors, one after the other.
 _RETRY_FACTORS = (0.8, 0.4, 0.0)
 # The candidates are cut back whenever they outnumber the budget by this factor ...
@@ -106,8 +109,8 @@ class Rule(ABC):
         """
         target = 1.1 * seen.caps + 1.5 * seen.caps.sqrt() + 1.0
         change = ((seen.counts + 1.0) / (target + 1.0)).pow(0.25).to(level.dtype)
-        # From a level of zero, where all positives were taken, no factor leads up.
-        steered = torch.where(level > 0, level * change, seen.cuts)
+        # A level that was much too low says nothing; the cut then does.
+        steered = torch.maximum(level * change, 0.7 * seen.cuts)
         return torch.where(seen.caps > 0, steered, level)
 
     def first_level(self, cuts: Tensor, affinities: Affinities) -> Tensor:
@@ -142,15 +145,18 @@ class TokenChoice(Rule):
         return level * affinities.token_sizes()
 
     def learn(self, level: Tensor, seen: Allocation, affinities: Affinities) -> Tensor:
-        """Steer the share of tokens left short to a few percent."""
-        short = seen.retried.double().mean()
-        return level * ((0.06 - short) / 0.06).clamp(-2, 1).mul(0.1).exp().item()
+        """Return a level that all but a few percent of the cuts of this batch reach."""
+        return self.first_level(seen.cuts, affinities)
 
     def first_level(self, cuts: Tensor, affinities: Affinities) -> Tensor:
         """Return a cut that nearly all tokens reach."""
         sizes = affinities.token_sizes()
-        relative = cuts[sizes > 0] / sizes[sizes > 0]
-        return relative.min().view(1) if len(relative) else cuts.new_zeros(1)
+        # Tokens with too few positives have no cut, and no level would serve them.
+        there = (cuts > 0) & cuts.isfinite() & (sizes > 0)
+        relative = cuts[there] / sizes[there]
+        if not len(relative):
+            return cuts.new_zeros(1)
+        return relative.kthvalue(1 + int(_SHORT * len(relative))).values.view(1)
 
 
 @dataclass(frozen=True)
@@ -244,7 +250,7 @@ class Allocation(NamedTuple):
     caps: Tensor  # (n_groups,) int64
     counts: Tensor  # (n_groups,) candidates that reached the given thresholds
     retried: Tensor  # (n_groups,) bool: they were too few
-    cuts: Tensor  # (n_groups,) cap-th largest affinity; 0 where there was room
+    cuts: Tensor  # (n_groups,) at most the cap-th largest; 0 where there was room
 
 
 def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocation:
@@ -265,7 +271,7 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
     finite = thresholds.nan_to_num(nan=0.0).clamp(min=0.0)
     thresholds = torch.where(caps > 0, finite, torch.inf)
     found = _screen(affinities, rule, caps, thresholds)
-    counts = found.counts
+    counts = found.counts + found.dropped
     retried = torch.zeros_like(caps, dtype=torch.bool)
     for factor in _RETRY_FACTORS:
         short = (found.counts < caps) & (found.thresholds > 0)
@@ -277,6 +283,8 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
         again = _screen(affinities, rule, caps, lower, **rule.members(groups))
         found = _merge(found, again, short, rule)
     kept, cuts = _trim(found, rule, caps, affinities.shape[1])
+    # Where candidates overflowed, the cut is no lower than the threshold they raised.
+    cuts = torch.where(found.dropped > 0, torch.maximum(cuts, found.thresholds), cuts)
     matches = SparseCodes.sorted(*kept[:3], affinities.shape)
     return Allocation(matches, caps, counts, retried, cuts)
 
@@ -341,6 +349,7 @@ class _Found(NamedTuple):
     values: Tensor
     counts: Tensor  # per group
     thresholds: Tensor  # per group, raised where the candidates overflowed
+    dropped: Tensor  # per group, candidates that overflowed
 
 
 def _screen(
@@ -357,24 +366,26 @@ def _screen(
     limit = max(_OVERFLOW * int(caps.sum()), _MIN_OVERFLOW)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     size = 0
+    dropped = torch.zeros_like(caps)
     for tile in affinities.tiles(**members):
         over = rule.over_tile(thresholds.clamp(min=smallest), tile)
         features, tokens, values = tile.hits(over)
         parts.append((tile.tokens[tokens], tile.features[features], values))
         size += len(values)
         if size > limit:
-            found = _join(parts, rule, caps, thresholds)
+            found = _join(parts, rule, thresholds, dropped)
             kept, cuts = _trim(found, rule, caps, affinities.shape[1])
+            dropped = dropped + found.counts - kept.counts
             # Below the cut of a full group nothing can match.
             thresholds = torch.maximum(thresholds, cuts)
             parts, size = [kept[:3]], len(kept.values)
-    return _join(parts, rule, caps, thresholds)
+    return _join(parts, rule, thresholds, dropped)
 
 
-def _join(parts: list, rule: Rule, caps: Tensor, thresholds: Tensor) -> _Found:
+def _join(parts: list, rule: Rule, thresholds: Tensor, dropped: Tensor) -> _Found:
     tokens, features, values = (torch.cat(part) for part in zip(*parts, strict=True))
-    counts = torch.bincount(rule.groups(tokens, features), minlength=len(caps))
-    return _Found(tokens, features, values, counts, thresholds)
+    counts = torch.bincount(rule.groups(tokens, features), minlength=len(thresholds))
+    return _Found(tokens, features, values, counts, thresholds, dropped)
 
 
 def _merge(found: _Found, again: _Found, redone: Tensor, rule: Rule) -> _Found:
@@ -386,6 +397,7 @@ def _merge(found: _Found, again: _Found, redone: Tensor, rule: Rule) -> _Found:
         torch.cat([found.values[keep], again.values]),
         torch.where(redone, again.counts, found.counts),
         torch.where(redone, again.thresholds, found.thresholds),
+        found.dropped,
     )
 
 
@@ -402,12 +414,11 @@ def _trim(
         return found, torch.zeros_like(found.thresholds)
     trim = _largest_of_all if len(caps) == 1 else _largest_of_each
     keep, cuts = trim(found, rule, caps, n_features)
-    kept = _Found(
-        found.tokens[keep],
-        found.features[keep],
-        found.values[keep],
-        torch.minimum(found.counts, caps),
-        found.thresholds,
+    kept = found._replace(
+        tokens=found.tokens[keep],
+        features=found.features[keep],
+        values=found.values[keep],
+        counts=torch.minimum(found.counts, caps),
     )
     cuts = torch.where(over, cuts, 0.0)
     return kept, torch.where(over & (caps == 0), torch.inf, cuts)

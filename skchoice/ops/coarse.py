@@ -70,7 +70,7 @@ def find_hits(
     # Sums of d products in float32, once in each of the two products.
     summing = 2.0 * weight.shape[1] * torch.finfo(torch.float32).eps
     bound = rounding * inputs.norm + size * (inputs.rounding + summing * inputs.norm)
-    lower = threshold - bias - bound[:, None]
+    lower = eager.lowered(threshold, bias) - bound[:, None]
     # Rounding is monotonic, so the rounded threshold is as safe as the threshold.
     rows, columns = _reach(rounded @ inputs.rounded.T, lower.bfloat16())
     counts = torch.bincount(rows, minlength=len(weight))

@@ -28,18 +28,24 @@ def find_hits(
     if threshold.shape[1] > 1:
         rows, columns, values = _scan(tile.add_(bias), threshold)
         return rows, columns, values
-    # Adding the bias to the hits alone saves a pass. Rounding may differ by a few
-    # units in the last place, so look a little lower first.
-    lower = threshold - bias
-    largest = torch.finfo(tile.dtype).max
-    rounding = 4 * torch.finfo(tile.dtype).eps
-    lower = lower - rounding * (lower.abs().clamp(max=largest) + bias.abs())
-    rows, columns, values = _scan(tile, lower)
+    # Adding the bias to the hits alone saves a pass.
+    rows, columns, values = _scan(tile, lowered(threshold, bias))
     values = values + bias[rows, 0]
     keep = values >= threshold.expand(len(tile), 1)[rows, 0]
     if keep.all():
         return rows, columns, values
     return rows[keep], columns[keep], values[keep]
+
+
+def lowered(threshold: Tensor, bias: Tensor) -> Tensor:
+    """Return what ``x`` reaches at least where ``x + bias`` reaches the threshold.
+
+    A little less than ``threshold - bias``, since rounding moves both sums.
+    """
+    lower = threshold - bias
+    largest = torch.finfo(lower.dtype).max
+    rounding = 4 * torch.finfo(lower.dtype).eps
+    return lower - rounding * (lower.abs().clamp(max=largest) + bias.abs())
 
 
 def _scan(tile: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
