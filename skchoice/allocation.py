@@ -33,10 +33,10 @@ from torch import Tensor
 from skchoice.codes import SparseCodes
 
 # Share of tokens that Token Choice may have to look at twice: all are screened at one
-# level, and one low enough for the last of them would let too many candidates through.
-_SHORT = 0.06
+# level, and one low enough for nearly all would let too many candidates through.
+_SHORT = 0.25
 # A failed certificate lowers the threshold by these factors, one after the other.
-_RETRY_FACTORS = (0.8, 0.4, 0.0)
+_RETRY_FACTORS = (0.65, 0.3, 0.0)
 # The candidates are cut back whenever they outnumber the budget by this factor ...
 _OVERFLOW = 4
 # ... and are more than this many: below, cutting costs more than it saves.
@@ -145,11 +145,11 @@ class TokenChoice(Rule):
         return level * affinities.token_sizes()
 
     def learn(self, level: Tensor, seen: Allocation, affinities: Affinities) -> Tensor:
-        """Return a level that all but a few percent of the cuts of this batch reach."""
+        """Return a level that most of the cuts of this batch reach."""
         return self.first_level(seen.cuts, affinities)
 
     def first_level(self, cuts: Tensor, affinities: Affinities) -> Tensor:
-        """Return a cut that nearly all tokens reach."""
+        """Return a cut that most tokens reach."""
         sizes = affinities.token_sizes()
         # Tokens with too few positives have no cut, and no level would serve them.
         there = (cuts > 0) & cuts.isfinite() & (sizes > 0)

@@ -208,7 +208,7 @@ class EncoderTile:
         Features and tokens are counted within the tile; the threshold has shape
         (n_features_in_tile, 1), (1, n_tokens) or (1, 1).
         """
-        if self._coarse is not None and threshold.shape[1] == 1:
+        if self._coarse is not None:
             return coarse.find_hits(self._weight, self._bias, self._coarse, threshold)
         return eager.find_hits(self.preactivations(), self._bias, threshold)
 
@@ -222,12 +222,11 @@ def encoder_tiles(
     """Yield tiles of all features, or of some, for a chunk of tokens."""
     inputs = None
     if (
-        parameters.relative  # the bound is useless where norms differ much
-        and chunk.silent is None
+        chunk.silent is None
         and chunk.scaled.dtype == torch.float32
         and coarse.supported(chunk.scaled.device)
     ):
-        inputs = coarse.CoarseInputs.of(chunk.scaled)
+        inputs = CoarseInputs(chunk.scaled)
     n_features = parameters.n_features if features is None else len(features)
     height = min(n_features, max(16, _TILE_ENTRIES // len(tokens)))
     buffer = chunk.scaled.new_empty(height, len(tokens))

@@ -209,11 +209,13 @@ def test_the_coarse_screen_loses_nothing(shape, bias_scale, share):
     for threshold in (
         exact.view(-1).quantile(1 - share).view(1, 1),
         exact.quantile(1 - share, dim=1, keepdim=True),
+        exact.quantile(1 - share, dim=0, keepdim=True),
         torch.full((height, 1), torch.finfo(torch.float32).tiny),
         torch.full((1, 1), torch.inf),
     ):
+        threshold = threshold.clamp(min=torch.finfo(torch.float32).tiny)
         rows, columns, values = coarse.find_hits(
-            weight, bias, CoarseInputs.of(inputs), threshold
+            weight, bias, CoarseInputs(inputs), threshold
         )
         # The two float32 products may differ in their last places, and no more.
         rounding = 1e-5
@@ -224,7 +226,7 @@ def test_the_coarse_screen_loses_nothing(shape, bias_scale, share):
         found[rows, columns] = True
         assert found[exact >= threshold + rounding].all()
         assert not found[exact < threshold - rounding].any()
-        assert (values >= threshold.expand(height, 1)[rows, 0]).all()
+        assert (values >= threshold.expand(height, width)[rows, columns]).all()
         flat = rows * width + columns
         assert (flat[1:] > flat[:-1]).all()
 
@@ -237,7 +239,7 @@ def test_the_coarse_screen_finds_what_rounding_hides():
     assert weight.bfloat16()[:, 0].tolist() == [1.0, 1.0, 1.0]
     for threshold, expected in ((1.0, [0, 2]), (1.0035, [2]), (0.9, [0, 1, 2])):
         rows, _, values = coarse.find_hits(
-            weight, torch.zeros(3, 1), CoarseInputs.of(inputs), torch.tensor([[threshold]])
+            weight, torch.zeros(3, 1), CoarseInputs(inputs), torch.tensor([[threshold]])
         )
         assert rows.tolist() == expected
         torch.testing.assert_close(values, weight[expected, 0], rtol=0, atol=0)
@@ -250,5 +252,5 @@ def test_the_coarse_screen_knows_the_rounding_of_a_large_bias():
     exact = weight @ inputs.T + bias
     threshold = torch.tensor([[2.0**19 + 0.0625]])
     assert (exact >= threshold).view(-1).tolist() == [True, False]
-    rows, _, _ = coarse.find_hits(weight, bias, CoarseInputs.of(inputs), threshold)
+    rows, _, _ = coarse.find_hits(weight, bias, CoarseInputs(inputs), threshold)
     assert rows.tolist() == [0]

@@ -1,18 +1,18 @@
 """Screening in bfloat16: find candidates cheaply, then compute them in float32.
 
 On a processor with matrix units a bfloat16 product takes a fraction of the time of a
-float32 one. Rounding both operands moves ``w . u`` by at most::
+float32 one. Rounding both operands moves an affinity by at most::
 
-    |w . u - w~ . u~|  <=  |w - w~| |u| + |w~| |u - u~|
+    |w . x - w~ . x~|  <=  |w - w~| |x| + |w~| |x - x~|
 
-(Cauchy-Schwarz), where both rounding errors are known, not guessed. So every pair whose
-float32 value reaches a threshold reaches the threshold less this bound in bfloat16: no
-match is lost, and the candidates' values are then computed in float32 one by one.
+(Cauchy-Schwarz), where both rounding errors are known, not guessed. The right side is a
+product of vectors of length two: three more columns on each operand, with the bias, and
+the bfloat16 product itself is an upper bound of the affinity. A pair whose bound stays
+under its threshold cannot match; the affinities of the others are computed in float32,
+one by one. So no match is lost.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,32 +20,31 @@ from torch import Tensor
 
 from skchoice.ops import eager
 
+# Columns of bounds, and then of zeros: matrix units like a multiple of this.
+_MULTIPLE = 32
+
 
 def supported(device: torch.device) -> bool:
     """Return whether the device multiplies bfloat16 matrices fast."""
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
-@dataclass(frozen=True)
 class CoarseInputs:
-    """Encoder inputs with their rounding to bfloat16.
+    """Encoder inputs with the bfloat16 operand that bounds their affinities.
 
     Parameters
     ----------
     inputs : float32 Tensor of shape (n_tokens, d)
     """
 
-    inputs: Tensor
-    rounded: Tensor
-    norm: Tensor  # scalar, largest of a row
-    rounding: Tensor  # scalar, largest norm of a row's rounding error
-
-    @classmethod
-    def of(cls, inputs: Tensor) -> CoarseInputs:
-        """Round some inputs."""
-        rounded, rounding = _round(inputs)
-        norm = torch.linalg.vector_norm(inputs, dim=1)
-        return cls(inputs, rounded, norm.max(), rounding.max())
+    def __init__(self, inputs: Tensor):
+        self.inputs = inputs
+        norms = torch.linalg.vector_norm(inputs, dim=1)
+        # Sums of d products are rounded in float32, once here and once in the end.
+        summing = 2.0 * inputs.shape[1] * torch.finfo(torch.float32).eps
+        self.operand, rounding = _operand(inputs)
+        columns = (torch.ones_like(norms), norms, rounding + summing * norms)
+        _append(self.operand, inputs.shape[1], columns)
 
 
 def find_hits(
@@ -58,44 +57,49 @@ def find_hits(
     weight : float32 Tensor of shape (n_rows, d)
     bias : Tensor of shape (n_rows, 1)
     inputs : CoarseInputs of shape (n_columns, d)
-    threshold : Tensor of shape (n_rows, 1) or (1, 1)
+    threshold : Tensor of shape (n_rows, 1), (1, n_columns) or (1, 1), nonnegative
 
     Returns
     -------
     rows, columns : int64 Tensors of shape (n_hits,), in row-major order
     values : float32 Tensor of shape (n_hits,)
     """
-    rounded, rounding = _round(weight)
+    operand, rounding = _operand(weight)
     size = torch.linalg.vector_norm(weight, dim=1) + rounding
-    # Sums of d products in float32, once in each of the two products.
-    summing = 2.0 * weight.shape[1] * torch.finfo(torch.float32).eps
-    bound = rounding * inputs.norm + size * (inputs.rounding + summing * inputs.norm)
-    lower = eager.lowered(threshold, bias) - bound[:, None]
-    # Rounding is monotonic, so the rounded threshold is as safe as the threshold.
-    rows, columns = _reach(rounded @ inputs.rounded.T, lower.bfloat16())
+    _append(operand, weight.shape[1], (bias[:, 0], rounding, size))
+    rows, columns = _reach(operand @ inputs.operand.T, threshold)
     counts = torch.bincount(rows, minlength=len(weight))
     pointers = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
     values = eager.bag_dots(weight, inputs.inputs, columns.int(), pointers)
     values += bias[rows, 0]
-    keep = values >= threshold.expand(len(weight), 1)[rows, 0]
+    keep = values >= threshold.expand(len(weight), len(inputs.inputs))[rows, columns]
     return rows[keep], columns[keep], values[keep]
 
 
-def _round(array: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the array in bfloat16 and the norm of each row's rounding error."""
-    rounded = array.bfloat16()
+def _operand(array: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the array in bfloat16 with room to append to, and each row's error."""
+    n_rows, width = array.shape
+    padded = -(-(width + 3) // _MULTIPLE) * _MULTIPLE
+    operand = torch.empty(n_rows, padded, dtype=torch.bfloat16)
+    operand[:, width:] = 0
+    rounded = operand[:, :width].copy_(array)
     error = rounded.float().sub_(array)
-    return rounded, torch.linalg.vector_norm(error, dim=1)
+    return operand, torch.linalg.vector_norm(error, dim=1)
 
 
-def _reach(tile: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where a bfloat16 tile is at least the lower bound of each row."""
-    # The bits of positive floats sort like integers, and negative floats are negative
-    # integers: numpy, which knows no bfloat16, can compare with a positive bound.
-    mask = tile.view(torch.int16).numpy() >= lower.view(torch.int16).numpy()
-    awkward = (lower[:, 0] <= 0).nonzero().view(-1)
-    if len(awkward):
-        mask[awkward.numpy()] = (tile[awkward] >= lower[awkward]).numpy()
-    flat = torch.from_numpy(np.flatnonzero(mask))
-    rows = torch.div(flat, tile.shape[1], rounding_mode="floor")
-    return rows, flat - rows * tile.shape[1]
+def _append(operand: Tensor, width: int, columns: tuple[Tensor, ...]) -> None:
+    """Write columns behind the first ``width``, rounded up to bfloat16."""
+    for number, column in enumerate(columns, start=width):
+        # Twice what rounding to nearest can take away.
+        operand[:, number] = column + column.abs() * 2.0**-7
+
+
+def _reach(bounds: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where bounds reach a threshold, in row-major order."""
+    # Rounding is monotonic, so the rounded threshold is as safe as the threshold. The
+    # bits of nonnegative floats sort as integers, and negative floats are negative
+    # integers: that is how numpy, which knows no bfloat16, compares them.
+    lower = threshold.bfloat16().view(torch.int16).numpy()
+    flat = torch.from_numpy(np.flatnonzero(bounds.view(torch.int16).numpy() >= lower))
+    rows = torch.div(flat, bounds.shape[1], rounding_mode="floor")
+    return rows, flat - rows * bounds.shape[1]
