@@ -34,7 +34,7 @@ from skchoice.codes import SparseCodes
 
 # Share of tokens that Token Choice may have to look at twice: all are screened at one
 # level, and one low enough for nearly all would let too many candidates through.
-_SHORT = 0.25
+_SHORT = 0.15
 # A failed certificate lowers the threshold by these factors, one after the other.
 _RETRY_FACTORS = (0.65, 0.3, 0.0)
 # The candidates are cut back whenever they outnumber the budget by this factor ...
@@ -390,7 +390,8 @@ def _join(parts: list, rule: Rule, thresholds: Tensor, dropped: Tensor) -> _Foun
 
 def _merge(found: _Found, again: _Found, redone: Tensor, rule: Rule) -> _Found:
     """Replace the candidates of the groups that were looked at again."""
-    keep = ~redone[rule.groups(found.tokens, found.features)]
+    left = ~redone[rule.groups(found.tokens, found.features)]
+    keep = left.nonzero().view(-1)
     return _Found(
         torch.cat([found.tokens[keep], again.tokens]),
         torch.cat([found.features[keep], again.features]),
@@ -413,7 +414,8 @@ def _trim(
     if not over.any():
         return found, torch.zeros_like(found.thresholds)
     trim = _largest_of_all if len(caps) == 1 else _largest_of_each
-    keep, cuts = trim(found, rule, caps, n_features)
+    mask, cuts = trim(found, rule, caps, n_features)
+    keep = mask.nonzero().view(-1)
     kept = found._replace(
         tokens=found.tokens[keep],
         features=found.features[keep],

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -85,6 +86,14 @@ class Tokens:
     scaled: Tensor  # the encoder's input, (n_tokens, d)
     norms: Tensor | None  # (n_tokens,), None under absolute importance
     silent: Tensor | None  # tokens without affinities, where there are any
+
+    @cached_property
+    def coarse(self) -> CoarseInputs | None:
+        """The tokens as screened in bfloat16, where that is fast."""
+        usable = self.silent is None and self.scaled.dtype == torch.float32
+        if usable and coarse.supported(self.scaled.device):
+            return CoarseInputs(self.scaled)
+        return None
 
     def some(self, which: Tensor) -> Tokens:
         """Return some of the tokens."""
@@ -173,8 +182,6 @@ class EncoderTile:
         Indices of the features and of the tokens of the chunk.
     buffer : Tensor of shape (n_features_in_tile or more, n_tokens)
         Overwritten with the pre-activations.
-    coarse : CoarseInputs, optional
-        Screen in bfloat16 first.
     """
 
     def __init__(
@@ -185,11 +192,10 @@ class EncoderTile:
         features: Tensor,
         tokens: Tensor,
         buffer: Tensor,
-        inputs: CoarseInputs | None,
     ):
         self._weight, self._bias, self._chunk = weight, bias[:, None], chunk
         self.features, self.tokens = features, tokens
-        self._buffer, self._coarse = buffer[: len(weight)], inputs
+        self._buffer = buffer[: len(weight)]
 
     def preactivations(self) -> Tensor:
         """Return the products without the bias, (n_features_in_tile, n_tokens).
@@ -208,8 +214,9 @@ class EncoderTile:
         Features and tokens are counted within the tile; the threshold has shape
         (n_features_in_tile, 1), (1, n_tokens) or (1, 1).
         """
-        if self._coarse is not None:
-            return coarse.find_hits(self._weight, self._bias, self._coarse, threshold)
+        inputs = self._chunk.coarse
+        if inputs is not None:
+            return coarse.find_hits(self._weight, self._bias, inputs, threshold)
         return eager.find_hits(self.preactivations(), self._bias, threshold)
 
 
@@ -220,13 +227,6 @@ def encoder_tiles(
     features: Tensor | None = None,
 ) -> Iterator[EncoderTile]:
     """Yield tiles of all features, or of some, for a chunk of tokens."""
-    inputs = None
-    if (
-        chunk.silent is None
-        and chunk.scaled.dtype == torch.float32
-        and coarse.supported(chunk.scaled.device)
-    ):
-        inputs = CoarseInputs(chunk.scaled)
     n_features = parameters.n_features if features is None else len(features)
     height = min(n_features, max(16, _TILE_ENTRIES // len(tokens)))
     buffer = chunk.scaled.new_empty(height, len(tokens))
@@ -243,7 +243,6 @@ def encoder_tiles(
             indices,
             tokens,
             buffer,
-            inputs,
         )
 
 

@@ -22,10 +22,8 @@ def sparse_mixture(n_rows, n_columns=12, n_directions=24, n_active=3, seed=0):
     rng = np.random.default_rng(seed)
     directions = np.random.default_rng(7).normal(size=(n_directions, n_columns))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    codes = np.zeros((n_rows, n_directions))
-    for row in codes:
-        active = rng.choice(n_directions, n_active, replace=False)
-        row[active] = rng.exponential(size=n_active) + 0.5
+    codes = rng.exponential(size=(n_rows, n_directions)) + 0.5
+    codes *= rng.random(codes.shape).argsort(axis=1).argsort(axis=1) < n_active
     codes *= rng.lognormal(sigma=0.4, size=(n_rows, 1))
     noise = 0.02 * rng.normal(size=(n_rows, n_columns))
     return codes @ directions + noise + np.linspace(-2, 3, n_columns)

@@ -57,7 +57,9 @@ class MatrixAffinities:
         n_tokens, n_features = self.shape
         features = torch.arange(n_features) if features is None else features
         tokens = torch.arange(n_tokens) if tokens is None else tokens
-        buffer = self.matrix.new_empty(self.tile_features * self.tile_tokens)
+        buffer = self.matrix.new_empty(
+            min(self.tile_features, n_features) * min(self.tile_tokens, n_tokens)
+        )
         for of_chunk in tokens.split(self.tile_tokens):
             for of_tile in features.split(self.tile_features):
                 values = self.matrix[of_chunk][:, of_tile].T
@@ -137,7 +139,7 @@ def assert_same_matches(
     )
 
 
-# -------------------------------------------------------------------- caps and densities
+# ------------------------------------------------------------------ caps and densities
 
 
 def assert_density(density: np.ndarray, k: float) -> None:

@@ -30,7 +30,8 @@ def spoilt(X, row, value):
 # ----------------------------------------------------------------- values of X
 
 
-METHODS = ["fit", "partial_fit", "fit_transform", "transform", "score", "allocate"]
+LEARN = ["fit", "partial_fit"]
+METHODS = [*LEARN, "transform", "score", "allocate"]
 CONTAINERS = ["array", "float32", "float16", "list", "frame", "tensor", "lazy"]
 
 
@@ -49,13 +50,13 @@ def in_container(X, kind, Lazy):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", CONTAINERS)
-@pytest.mark.parametrize(
-    "value, word", [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
-)
+@pytest.mark.parametrize("value, word", [(np.nan, "NaN"), (-np.inf, "infinity")])
 def test_non_finite_values_are_refused_with_their_row(
     make, X, Lazy, method, kind, value, word
 ):
-    estimator = make(max_iter=1).fit(X)
+    estimator = make(max_iter=1)
+    if method not in LEARN:
+        estimator.fit(X)
     X_bad = spoilt(spoilt(X, 570, value), 555, value)  # in the second block of rows
     message = f"{word}.* row 555.*{type(estimator).__name__}.*drop or replace"
     with pytest.raises(ValueError, match=message):
@@ -68,7 +69,7 @@ def test_blocks_read_out_of_order(make, X, Lazy, monkeypatch, seed):
     monkeypatch.setattr(base, "_STANDARDISATION_ROWS", 512)
     X_bad = np.tile(X, (3, 1))
     X_bad[[800, 801, 1100, 1101, 1700], 2] = np.nan
-    with pytest.raises(ValueError, match="row (800|1100|1700)"):
+    with pytest.raises(ValueError, match=r"row (800|1100|1700)"):
         make(random_state=seed).fit(Lazy(X_bad))
 
 
@@ -107,12 +108,12 @@ def test_float32_values_near_the_largest(make, X):
         assert codes.nnz == pytest.approx(4 * len(X), rel=0.1)
 
 
-@pytest.mark.parametrize("power", [-80, -20, 20, 50])
+@pytest.mark.parametrize("power", [-80, -20, 50])
 def test_any_usual_scale_is_learned(make, X, power):
     scaled = (X * 2.0**power).astype(np.float32)
-    estimator = make(max_iter=20).fit(scaled)
+    estimator = make().fit(scaled)
     assert estimator.score(scaled) == pytest.approx(
-        make(max_iter=20).fit(X.astype(np.float32)).score(X), abs=1e-4
+        make().fit(X.astype(np.float32)).score(X), abs=1e-4
     )
 
 
@@ -145,7 +146,7 @@ BAD_X = {
 def test_what_is_no_matrix_of_numbers_is_refused(make, X, case, method):
     X_bad, error, message = BAD_X[case]
     estimator = make(max_iter=1)
-    if method in ("transform", "score", "allocate"):
+    if method not in LEARN:
         estimator.fit(X)
     message = message.format(name=type(estimator).__name__)
     with pytest.raises(error, match=message):
@@ -265,7 +266,7 @@ def test_token_choice_needs_a_whole_k(X, k):
 @pytest.mark.parametrize("k, n_rows", [(1e-9, 600), (0.0004, 600), (0.4, 1)])
 @pytest.mark.filterwarnings("ignore::skchoice.exceptions.SAEWarning")
 def test_k_of_less_than_one_match_in_a_batch(Estimator, X, k, n_rows):
-    with pytest.raises(ValueError, match="k=.*batch"):
+    with pytest.raises(ValueError, match=r"k=.*batch"):
         Estimator(48, k, max_iter=1).fit(X[:n_rows])
 
 
@@ -273,7 +274,7 @@ def test_k_of_less_than_one_match_in_a_batch(Estimator, X, k, n_rows):
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_cuda(make, X, device, method):
-    with pytest.raises(ValueError, match="'cuda.*CUDA.*device='auto' or 'cpu'"):
+    with pytest.raises(ValueError, match=r"'cuda.*CUDA.*device='auto' or 'cpu'"):
         getattr(make(device=device), method)(X)
 
 
@@ -353,7 +354,7 @@ def test_feature_choice_parameters_out_of_range(X, parameters, message):
 def test_min_cap_looks_at_the_rows_that_are_trained_on(mixture):
     # Of 5000 rows 500 are set aside: 4500 matches are too few for 4800 features.
     sae = FeatureChoiceSAE(4800, 1, min_cap=1, batch_size=10**6, max_iter=1)
-    with pytest.raises(ValueError, match="min_cap=1.*4500 matches"):
+    with pytest.raises(ValueError, match=r"min_cap=1.*4500 matches"):
         sae.fit(mixture(5000))
 
 
@@ -421,7 +422,7 @@ def digits():
     return load_digits().data[:300]
 
 
-# Each with the warnings that it must give; only that of an unfilled budget may be added.
+# Each with the warnings that it must give; an unfilled budget may be warned of as well.
 ODD = {
     "one row": (lambda: digits()[:1], {ConstantRowsWarning, FewRowsWarning}),
     "one column": (lambda: digits()[:, 20:21], set()),
@@ -442,8 +443,9 @@ ODD = {
 
 
 @pytest.mark.parametrize("case", ODD)
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("importance", ["relative", "absolute"])
+@pytest.mark.parametrize(
+    "dtype, importance", [(np.float64, "relative"), (np.float32, "absolute")]
+)
 def test_odd_data(Estimator, case, dtype, importance):
     maker, expected = ODD[case]
     X = maker().astype(dtype)

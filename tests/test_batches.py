@@ -91,16 +91,17 @@ def test_only_the_given_units_take_part(
     assert_array_equal(np.sort(numbers[: len(expected)]), expected)
 
 
-@given(streamed=st.booleans(), seed=seeds)
-def test_one_seed_one_order(Lazy, streamed, seed):
-    with blocks_of(7, 20):
+@given(streamed=st.booleans(), block=st.integers(1, 60), seed=seeds)
+def test_one_seed_one_order(Lazy, streamed, block, seed):
+    with blocks_of(block, 20):
         rows = numbered(50, Lazy if streamed else np.asarray)
         one, same, other = (
-            drawn(rows, rows.units(), 10, number, 15) for number in (seed, seed, seed + 1)
+            drawn(rows, rows.units(), 10, number, 15)
+            for number in (seed, seed, seed + 1)
         )
     assert_array_equal(one, same)
     assert (one != other).any()
-    # Every pass has an order of its own.
+    # Every pass has an order of its own, even if all rows are in one block.
     passes = one.reshape(3, 50)
     assert (passes[0] != passes[1]).any()
     assert (passes[1] != passes[2]).any()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from invariants import assert_density, assert_drawn_caps
 
@@ -21,13 +21,13 @@ from skchoice.caps import (
 quick = settings(max_examples=80, deadline=None)
 
 weights = st.lists(
-    st.one_of(st.just(0.0), st.floats(0.0, 10.0), st.floats(1e-300, 1e-200)),
+    st.one_of(st.just(0.0), st.floats(1e-9, 10.0), st.floats(1e-250, 1e-200)),
     min_size=1,
     max_size=20,
 )
 
 
-def densities(n_features=st.integers(1, 40)):
+def densities():
     """Densities of all shapes whose sum is a whole number of matches per token."""
 
     def of(n, share, exponent, seed):
@@ -36,7 +36,7 @@ def densities(n_features=st.integers(1, 40)):
 
     return st.builds(
         of,
-        n_features,
+        st.integers(1, 40),
         st.floats(0.0, 1.0),
         st.sampled_from([0.0, 0.5, 1.0, 3.0, 20.0]),
         st.integers(0, 99),
@@ -69,11 +69,12 @@ def test_fill_to_is_one_scale_clipped_to_bounds(weights, share, data):
         st.floats(0.0, 1.0), min_size=len(weights), max_size=len(weights)
     ).map(np.array)
     lower, upper = np.sort([data.draw(bound), data.draw(bound)], axis=0)
-    total = (1 - share) * lower.sum() + share * np.where(weights > 0, upper, lower).sum()
+    highest = np.where(weights > 0, upper, lower)
+    total = (1 - share) * lower.sum() + share * highest.sum()
     filled = fill_to(weights, total, lower, upper)
     # What is strictly between its bounds is the same multiple of its weight; what is
     # at its lower bound would not be more than that, at its upper not less.
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         scale = filled / weights
     low, high = filled < upper - 1e-9, filled > lower + 1e-9
     free = low & high
@@ -301,13 +302,34 @@ def test_plain_rounding_would_starve_the_tail_and_drawing_does_not():
     assert served.all()
 
 
+@quick
+@given(
+    n_features=st.integers(2, 200),
+    n_tokens=st.integers(1, 5000),
+    exponent=st.floats(0.5, 3.0),
+    seed=st.integers(0, 99),
+)
+def test_a_floor_of_one_match_holds_in_every_batch(
+    n_features, n_tokens, exponent, seed
+):
+    k = max(1, n_features // 3)
+    lower = min(1.0, 1.0 / n_tokens)
+    density = fill_to(zipf_density(n_features, k, exponent), k, lower=lower)
+    assume(density.min() >= lower)
+    sampler = CapSampler(density, np.random.default_rng(seed))
+    for _ in range(5):
+        caps = sampler.draw(n_tokens)
+        assert_drawn_caps(caps, density, n_tokens)
+        assert caps.min() >= 1
+
+
 # -------------------------------------------------------------------------- the sampler
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 1.7])
 def test_the_sampler_serves_every_feature_at_bounded_intervals(exponent):
-    # A window of width w on the circle is hit by golden-ratio steps at intervals of less
-    # than 2 / w; by independent ones, at times of 10 / w.
+    # A window of width w on the circle is hit by golden-ratio steps at intervals of at
+    # most 2 / w; by independent ones, at times of 10 / w.
     n_tokens, n_draws = 20, 3000
     density = zipf_density(60, 2, exponent)
     sampler = CapSampler(density, np.random.default_rng(1))

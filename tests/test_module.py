@@ -28,9 +28,7 @@ def test_encode_is_transform(fitted, module, x):
     codes = module.encode(x)
     assert codes.shape == (90, 48)
     assert codes.dtype == torch.float32
-    assert_allclose(
-        codes.detach(), fitted.transform(x).toarray(), rtol=1e-4, atol=1e-5
-    )
+    assert_allclose(codes.detach(), fitted.transform(x).toarray(), rtol=1e-4, atol=1e-5)
 
 
 def test_decode_is_inverse_transform(fitted, module, x):

@@ -221,7 +221,12 @@ def test_tiles_of_the_update_do_not_show(tile_rows, monkeypatch):
         options = AuxiliaryOptions("zipf", 0.1, 1)
         for number in range(3):
             train_step(
-                state, a_batch(number), RULES["mutual"], 0.01, options, training._Tally()
+                state,
+                a_batch(number),
+                RULES["mutual"],
+                0.01,
+                options,
+                training._Tally(),
             )
         results.append(in_numpy(state.parameters.arrays()))
     for one, other in zip(*results, strict=True):

@@ -72,8 +72,7 @@ def find_hits(
     pointers = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
     values = eager.bag_dots(weight, inputs.inputs, columns.int(), pointers)
     values += bias[rows, 0]
-    keep = values >= threshold.expand(len(weight), len(inputs.inputs))[rows, columns]
-    return rows[keep], columns[keep], values[keep]
+    return eager.reaching(threshold, rows, columns, values)
 
 
 def _operand(array: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,11 +30,20 @@ def find_hits(
         return rows, columns, values
     # Adding the bias to the hits alone saves a pass.
     rows, columns, values = _scan(tile, lowered(threshold, bias))
-    values = values + bias[rows, 0]
-    keep = values >= threshold.expand(len(tile), 1)[rows, 0]
-    if keep.all():
-        return rows, columns, values
-    return rows[keep], columns[keep], values[keep]
+    return reaching(threshold, rows, columns, values + bias[rows, 0])
+
+
+def reaching(
+    threshold: Tensor, rows: Tensor, columns: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return those of some entries that reach a threshold, which broadcasts."""
+    if threshold.shape[0] > 1:
+        threshold = threshold[rows, 0]
+    elif threshold.shape[1] > 1:
+        threshold = threshold[0, columns]
+    # Positions, not a mask: a mask is searched anew by each array it selects from.
+    kept = (values >= threshold.view(-1)).nonzero().view(-1)
+    return rows[kept], columns[kept], values[kept]
 
 
 def lowered(threshold: Tensor, bias: Tensor) -> Tensor:

@@ -1,0 +1,219 @@
+"""The losses against their formulas, and their gradients against autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skchoice.losses import auxiliary_loss, reconstruction_loss
+
+quick = settings(max_examples=50, deadline=None)
+
+shapes = st.tuples(st.integers(2, 9), st.integers(1, 7))
+seeds = st.integers(0, 999)
+
+
+def normal(seed, *shape, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=dtype)
+
+
+# ---------------------------------------------------------------------- reconstruction
+
+
+def naive_reconstruction_loss(x, error, norm_limit):
+    weights = (norm_limit / x.norm(dim=1).clamp(min=norm_limit)) ** 2
+    mean = sum(w * row for w, row in zip(weights, x, strict=True)) / weights.sum()
+    total = (weights * ((x - mean) ** 2).sum(1)).sum()
+    return (weights * (error**2).sum(1)).sum() / total
+
+
+@quick
+@given(shape=shapes, seed=seeds, norm_limit=st.sampled_from([0.3, 1.5, 100.0]))
+def test_reconstruction_loss_is_its_formula(shape, seed, norm_limit):
+    x = normal(seed, *shape)
+    x_hat = (x + normal(seed + 1, *shape)).requires_grad_()
+    kept = x.clone(), (x_hat - x).detach()
+    result = reconstruction_loss(x, kept[1], norm_limit)
+    expected = naive_reconstruction_loss(x, x_hat - x, norm_limit)
+    torch.testing.assert_close(result.loss, expected.detach())
+    (gradient,) = torch.autograd.grad(expected, x_hat)
+    torch.testing.assert_close(result.gradient, gradient)
+    torch.testing.assert_close(result.squared_error, kept[1].square().sum())
+    torch.testing.assert_close(result.variance, (x - x.mean(0)).square().sum())
+    # Its arguments are needed afterwards.
+    assert torch.equal(x, kept[0])
+    assert torch.equal(kept[1], (x_hat - x).detach())
+
+
+@quick
+@given(shape=shapes, seed=seeds)
+def test_without_loud_tokens_it_is_the_fraction_of_variance_unexplained(shape, seed):
+    x, error = normal(seed, *shape), normal(seed + 1, *shape)
+    loss, _, squared_error, variance = reconstruction_loss(x, error, 1e3)
+    torch.testing.assert_close(loss, squared_error / variance)
+
+
+def test_a_loud_token_counts_as_if_it_had_the_limiting_norm():
+    x, error = normal(0, 50, 6), normal(1, 50, 6)
+    x[3] *= 1000 / x[3].norm()
+    capped, error_capped = x.clone(), error.clone()
+    # The same token at norm 5, its error shrunk with it.
+    capped[3] *= 5 / 1000
+    error_capped[3] *= 5 / 1000
+    loud = reconstruction_loss(x, error, 5.0)
+    quiet = reconstruction_loss(capped, error_capped, 5.0)
+    # But for the weighted mean, which the louder token draws on a little more.
+    assert loud.loss.item() == pytest.approx(quiet.loss.item(), rel=0.02)
+    assert loud.variance > 1e5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("row", [[0.0, 0.0], [0.1, -0.3], [1e5 / 3, 0.7]])
+@pytest.mark.parametrize("n_tokens", [1, 7, 1000])
+def test_constant_input_has_loss_zero_and_no_gradient(dtype, row, n_tokens):
+    x = torch.tensor([row] * n_tokens, dtype=dtype)
+    loss, gradient, squared_error, variance = reconstruction_loss(
+        x, normal(0, *x.shape).to(dtype), 3.0
+    )
+    assert loss == 0 and variance == 0
+    assert (gradient == 0).all()
+    assert squared_error > 0
+
+
+def test_a_token_at_the_origin_has_weight_one():
+    x, error = normal(0, 5, 3), normal(1, 5, 3)
+    x[2] = 0.0
+    result = reconstruction_loss(x, error, 2.0)
+    expected = naive_reconstruction_loss(x, error, 2.0)
+    torch.testing.assert_close(result.loss, expected)
+    assert result.gradient.isfinite().all() and (result.gradient[2] != 0).all()
+
+
+def test_float32_agrees_with_float64():
+    x, error = normal(0, 200, 30), normal(1, 200, 30)
+    double, single = (
+        reconstruction_loss(x.to(dtype), error.to(dtype), 6.0)
+        for dtype in (torch.float64, torch.float32)
+    )
+    for wide, narrow in zip(double, single, strict=True):
+        assert narrow.dtype == torch.float32
+        torch.testing.assert_close(narrow.double(), wide, rtol=1e-5, atol=1e-8)
+
+
+# ---------------------------------------------------------------------------- auxiliary
+
+
+def naive_auxiliary_loss(error, preactivations, decoder, k_aux):
+    rebuilt = torch.zeros_like(error)
+    for token in range(len(error)):
+        best = preactivations[token].argsort(descending=True)[:k_aux]
+        for feature in best:
+            rebuilt[token] += preactivations[token, feature] * decoder[feature]
+    mean = error.mean(0)
+    return ((error - rebuilt) ** 2).sum() / ((error - mean) ** 2).sum()
+
+
+k_aux_against_masked = st.sampled_from([(1, 4), (3, 4), (4, 4), (9, 4), (2, 1), (1, 1)])
+
+
+@quick
+@given(shape=shapes, seed=seeds, sizes=k_aux_against_masked)
+def test_auxiliary_loss_is_its_formula(shape, seed, sizes):
+    k_aux, n_masked = sizes
+    error = normal(seed, *shape)
+    preactivations = normal(seed + 1, shape[0], n_masked)
+    decoder = normal(seed + 2, n_masked, shape[1])
+    torch.testing.assert_close(
+        auxiliary_loss(error, preactivations, decoder, k_aux),
+        naive_auxiliary_loss(error, preactivations, decoder, k_aux),
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=shapes, seed=seeds, sizes=k_aux_against_masked)
+def test_the_auxiliary_gradient_is_the_derivative(shape, seed, sizes):
+    k_aux, n_masked = sizes
+    error = normal(seed, *shape)
+    inputs = (
+        normal(seed + 1, shape[0], n_masked).requires_grad_(),
+        normal(seed + 2, n_masked, shape[1]).requires_grad_(),
+    )
+    assert torch.autograd.gradcheck(
+        lambda preactivations, decoder: auxiliary_loss(
+            error, preactivations, decoder, k_aux
+        ),
+        inputs,
+    )
+
+
+def test_the_error_is_taken_as_given():
+    error = normal(0, 4, 3).requires_grad_()
+    preactivations = normal(1, 4, 2).requires_grad_()
+    loss = auxiliary_loss(error, preactivations, normal(2, 2, 3), 1)
+    loss.backward()
+    assert error.grad is None
+    assert preactivations.grad.any()
+
+
+def test_features_negative_everywhere_get_a_gradient():
+    preactivations = (-normal(1, 6, 3).abs() - 1).requires_grad_()
+    loss = auxiliary_loss(normal(0, 6, 4), preactivations, normal(2, 3, 4), 3)
+    (gradient,) = torch.autograd.grad(loss, preactivations)
+    assert (gradient != 0).all()
+
+
+def test_it_is_one_function_of_a_feature_mask():
+    # Dead and underused features differ by their mask alone: where the masks coincide
+    # so do the losses, and features outside the mask have no part in it.
+    error, preactivations, decoder = normal(0, 8, 5), normal(1, 8, 10), normal(2, 10, 5)
+    dead = torch.tensor([1, 0, 0, 1, 0, 0, 1, 0, 0, 0]).bool()
+    underused = torch.arange(10) % 3 == 0
+    underused[9] = False
+
+    def loss(mask, preactivations):
+        return auxiliary_loss(error, preactivations[:, mask], decoder[mask], 2)
+
+    assert torch.equal(dead, underused)
+    expected = loss(dead, preactivations)
+    assert torch.equal(loss(underused, preactivations), expected)
+    louder = torch.where(dead, preactivations, 100 * preactivations)
+    assert torch.equal(loss(dead, louder), expected)
+    underused[9] = True
+    assert not torch.equal(loss(underused, preactivations), expected)
+
+
+def test_an_error_that_the_features_rebuild_has_loss_zero():
+    codes, decoder = normal(0, 20, 3).abs(), normal(1, 3, 5)
+    loss = auxiliary_loss(codes @ decoder, codes, decoder, 3)
+    assert loss.item() == pytest.approx(0.0, abs=1e-25)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e4 / 3])
+@pytest.mark.parametrize("n_tokens", [1, 4, 7, 100])
+def test_a_constant_error_has_loss_zero_and_a_zero_gradient(value, n_tokens, dtype):
+    # Whatever rounding leaves of its mean: there is nothing to learn from it.
+    error = torch.full((n_tokens, 4), value, dtype=dtype)
+    preactivations = normal(1, n_tokens, 3).to(dtype).requires_grad_()
+    decoder = normal(2, 3, 4).to(dtype).requires_grad_()
+    for k_aux in (1, 3, 5):
+        loss = auxiliary_loss(error, preactivations, decoder, k_aux)
+        assert loss == 0
+        for gradient in torch.autograd.grad(loss, (preactivations, decoder)):
+            assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e6])
+def test_the_auxiliary_loss_has_no_unit(scale):
+    # In float32, where the squares of a small error come near the smallest number.
+    error, preactivations, decoder = (
+        normal(0, 30, 5).float(),
+        normal(1, 30, 4).float(),
+        normal(2, 4, 5).float(),
+    )
+    loss = auxiliary_loss(error, preactivations, decoder, 2)
+    scaled = auxiliary_loss(scale * error, scale * preactivations, decoder, 2)
+    torch.testing.assert_close(scaled, loss, rtol=1e-5, atol=0)
