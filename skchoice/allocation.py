@@ -111,6 +111,8 @@ class Rule(ABC):
         change = ((seen.counts + 1.0) / (target + 1.0)).pow(0.25).to(level.dtype)
         # A level that was much too low says nothing; the cut then does.
         steered = torch.maximum(level * change, 0.7 * seen.cuts)
+        # Who has too few positives is done in one look from a level of zero.
+        steered = torch.where(seen.exhausted, 0.0, steered)
         return torch.where(seen.caps > 0, steered, level)
 
     def first_level(self, cuts: Tensor, affinities: Affinities) -> Tensor:
@@ -250,6 +252,7 @@ class Allocation(NamedTuple):
     caps: Tensor  # (n_groups,) int64
     counts: Tensor  # (n_groups,) candidates that reached the given thresholds
     retried: Tensor  # (n_groups,) bool: they were too few
+    exhausted: Tensor  # (n_groups,) bool: so are the positives
     cuts: Tensor  # (n_groups,) at most the cap-th largest; 0 where there was room
 
 
@@ -286,7 +289,7 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
     # Where candidates overflowed, the cut is no lower than the threshold they raised.
     cuts = torch.where(found.dropped > 0, torch.maximum(cuts, found.thresholds), cuts)
     matches = SparseCodes.sorted(*kept[:3], affinities.shape)
-    return Allocation(matches, caps, counts, retried, cuts)
+    return Allocation(matches, caps, counts, retried, found.counts < caps, cuts)
 
 
 # Tokens that a cold start looks at to learn where to screen.

@@ -27,11 +27,11 @@ from skchoice.caps import fill_to, systematic_caps
 from skchoice.codes import SparseCodes
 
 # The gate lies this far below the order statistic, as a share of the gap to the next:
-# clear of rounding, and still on the right side of both.
-_BELOW = 0.05
+# clear of rounding, and as good as on it.
+_BELOW = 2.0**-8
 # Redistribution ends when less than this share of the budget is unfilled.
 _NEGLIGIBLE = 1e-4
-_MAX_ROUNDS = 4
+_MAX_ROUNDS = 10
 
 
 class Calibration(NamedTuple):
@@ -63,12 +63,13 @@ def calibrate_mutual(affinities: Affinities, k: float, start: Tensor) -> Calibra
     rule = MutualChoice((wanted + 1) / n_rows)
     matches = allocate(affinities, rule, start).matches
     values = matches.values.sort(descending=True).values
-    threshold, found = values.new_zeros(()), min(wanted, len(values))
+    threshold = values.new_zeros(())
     if len(values) > wanted:
-        threshold = (values[wanted - 1] + values[wanted]) / 2
+        threshold = (values[max(wanted - 1, 0)] + values[wanted]) / 2
+    unfilled = max(0.0, 1.0 - len(values) / wanted) if wanted else 0.0
     thresholds = threshold.expand(n_features).clone()
     density = _density(matches, thresholds)
-    return Calibration(thresholds, density, density, 1.0 - found / wanted)
+    return Calibration(thresholds, density, density, unfilled)
 
 
 def calibrate_features(
@@ -98,20 +99,26 @@ def calibrate_features(
     total = float(density.sum())
     target, supply = density, np.ones_like(density)
     for _ in range(_MAX_ROUNDS):
-        # The order statistics: n + 1 gaps between and around n rows.
-        ranks = systematic_caps(target, n_rows + 1, order=order).clip(max=n_rows)
+        expected = target * (n_rows + 1)
+        rare = expected < 1
+        # The order statistics: n rows leave n + 1 gaps.
+        ranks = systematic_caps(np.where(rare, 0.0, target), n_rows + 1, order=order)
+        ranks = ranks.clip(max=n_rows)
         rule = FeatureChoice(torch.from_numpy(np.minimum(ranks + 2, n_rows)))
         seen = allocate(affinities, rule, start)
         counts = seen.matches.counts().cpu().numpy()
-        exhausted = counts < ranks
-        supply = np.where(exhausted, np.minimum(supply, counts / n_rows), supply)
-        unfilled = np.maximum(ranks - counts, 0).sum() / ranks.sum()
-        if unfilled < _NEGLIGIBLE or (supply * n_rows).sum() < total:
+        supply = np.where(counts < ranks, np.minimum(supply, counts / n_rows), supply)
+        supply = np.where(counts == 0, 0.0, supply)
+        wanted = np.where(rare, expected, ranks)
+        missing = np.maximum(wanted - counts, 0).sum() / wanted.sum()
+        reachable = min(1.0, round(target.sum() / total, 9))
+        unfilled = float(1.0 - (1.0 - missing) * reachable)
+        if unfilled < _NEGLIGIBLE or (target >= supply).all():
             break
         target = fill_to(np.maximum(target, 1e-12), total, upper=supply)
-    thresholds = _thresholds_at(seen.matches, ranks, target * (n_rows + 1))
+    thresholds = _thresholds_at(seen.matches, ranks, expected)
     density = _density(seen.matches, thresholds)
-    return Calibration(thresholds, target, density, float(unfilled))
+    return Calibration(thresholds, target, density, unfilled)
 
 
 def _density(matches: SparseCodes, thresholds: Tensor) -> NDArray:
@@ -124,9 +131,9 @@ def _density(matches: SparseCodes, thresholds: Tensor) -> NDArray:
 def _thresholds_at(matches: SparseCodes, ranks: NDArray, expected: NDArray) -> Tensor:
     """Return the gates at each feature's ``rank``-th largest affinity.
 
-    A feature that was drawn rank 0, since it is expected less than once in the sample,
-    is gated above its largest affinity, not shut: the tail is taken to be exponential,
-    as wide as the gap between the two largest.
+    A feature expected ``r < 1`` times in the sample is gated above its largest
+    affinity. If its tail is exponential, the gap ``g`` between its two largest is so
+    too, and at ``2 g * (1 / r - 1)`` above the largest ``r`` matches are expected.
     """
     values = matches.values
     order = descending_in_groups(matches.cols.long(), values)
@@ -145,7 +152,7 @@ def _thresholds_at(matches: SparseCodes, ranks: NDArray, expected: NDArray) -> T
     upper, lower = ranked(rank), ranked(rank + 1)
     gate = upper - _BELOW * (upper - lower)
     first, second = ranked(torch.ones_like(rank)), ranked(torch.full_like(rank, 2))
-    seldom = torch.from_numpy(expected / 2).to(device, values.dtype)
-    beyond = first - (first - second) * seldom.clamp(1e-12, 0.5).log()
-    gate = torch.where(rank == 0, beyond, gate)
+    rare = torch.from_numpy(expected).to(device, values.dtype).clamp(min=1e-6)
+    beyond = first + 2.0 * (first - second) * (1.0 / rare - 1.0)
+    gate = torch.where(rare < 1, beyond, gate)
     return torch.where(rank > counts, 0.0, gate)

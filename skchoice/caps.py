@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_GRID = 1 << 20  # one match, in the units in which expected caps are added up
+_GRID = 1 << 26  # one match, in the units in which expected caps are added up
 _GOLDEN = 0.6180339887498949
 _LEARNED_FLOOR = 0.05  # of the mean density: a feature dead once may come back
 
@@ -46,16 +46,17 @@ def fill_to(
     lower = np.broadcast_to(lower, weights.shape).astype(np.float64)
     upper = np.broadcast_to(upper, weights.shape).astype(np.float64)
     positive = weights > 0
+    if positive.any():
+        # Weights too small to be scaled up would turn the breaks below into infinity.
+        weights = weights / weights.max()
+        weights = np.where(positive, np.maximum(weights, 1e-250), 0.0)
     if np.where(positive, upper, lower).sum() <= total:
         return np.where(positive, upper, lower)
     if lower.sum() >= total:
         return lower.copy()
     # The sum is piecewise linear and increasing in s: find the piece, then solve it.
-    with np.errstate(divide="ignore", over="ignore"):
-        breaks = np.concatenate(
-            [lower[positive] / weights[positive], upper[positive] / weights[positive]]
-        )
-    breaks = np.unique(breaks[np.isfinite(breaks)])
+    breaks = np.concatenate([lower[positive], upper[positive]])
+    breaks = np.unique(breaks / np.tile(weights[positive], 2))
 
     def filled(scale: float) -> NDArray:
         return np.clip(scale * weights, lower, upper)
@@ -188,7 +189,7 @@ def systematic_caps(
 
     Notes
     -----
-    Expected caps are added up as integers, a millionth of a match each, so that the
+    Expected caps are added up as integers, small fractions of a match each, so that the
     sum and the bounds are exact at any size (Madow 1949, systematic sampling).
 
     Examples
@@ -199,10 +200,11 @@ def systematic_caps(
     """
     density = np.asarray(density, dtype=np.float64)
     order = np.arange(len(density)) if order is None else order
-    parts = np.rint(density[order] * (n_tokens * _GRID)).astype(np.int64)
+    limit = n_tokens * _GRID
+    parts = np.rint(density[order] * limit).astype(np.int64).clip(0, limit)
     # The sum is k but for rounding, which must not move the budget.
     budget = round(round(float(density.sum()), 9) * n_tokens)
-    parts = _pin_sum(parts, budget * _GRID, n_tokens * _GRID)
+    parts = _pin_sum(parts, budget * _GRID)
     edges = np.concatenate([[0], np.cumsum(parts)]) + int(offset * _GRID)
     caps = np.empty(len(density), dtype=np.int64)
     caps[order] = np.diff(edges // _GRID)
@@ -233,15 +235,20 @@ class CapSampler:
         return systematic_caps(self.density, n_tokens, self._offset, self.order)
 
 
-def _pin_sum(parts: NDArray, total: int, limit: int) -> NDArray:
-    """Move parts by as little as possible so that they sum to ``total``."""
+def _pin_sum(parts: NDArray, total: int) -> NDArray:
+    """Move parts as little as possible so that they sum to ``total``.
+
+    No part leaves the whole matches it lies between, so what is drawn from it is still
+    within one of what it was.
+    """
     missing = total - int(parts.sum())
     while missing:
-        room = limit - parts if missing > 0 else parts
-        movable = np.flatnonzero(room > 0)
+        room = -parts % _GRID if missing > 0 else parts % _GRID
+        movable = np.flatnonzero(room)
+        if not len(movable):
+            break
         share = max(1, abs(missing) // len(movable))
-        movable = movable[: max(1, abs(missing) // share)]
-        moved = np.minimum(room[movable], share)
-        parts[movable] += np.sign(missing) * moved
+        movable = movable[: abs(missing) // share]
+        parts[movable] += np.sign(missing) * np.minimum(room[movable], share)
         missing = total - int(parts.sum())
     return parts

@@ -77,7 +77,7 @@ class FiringTracker:
         """
         density = self.density()
         n_features = len(density)
-        if self.ready:
+        if self.ready and density.any():
             fit = self.zipf_fit()
             target = fit.predict(np.arange(1, n_features + 1))
         else:

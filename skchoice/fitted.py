@@ -98,7 +98,11 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         check_is_fitted(self)
         codes = check_array(
-            X, accept_sparse="csr", dtype=[np.float64, np.float32], estimator=self
+            X,
+            accept_sparse="csr",
+            dtype=[np.float64, np.float32],
+            estimator=self,
+            input_name="X",
         )
         if codes.shape[1] != self._n_features_out:
             raise ValueError(
@@ -188,7 +192,7 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             dense, for steering and patching. Its arrays are copies.
         """
         check_is_fitted(self)
-        device = torch.device(device)
+        device = _usable_device(device)
         parameters = copy.deepcopy(self._public_parameters()).to(device, torch.float32)
         thresholds = torch.tensor(self.thresholds_, device=device)
         return SAEModule(parameters, thresholds, self._module_k())
@@ -258,13 +262,23 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             if isinstance(X, Tensor):
                 return X.device
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        device = torch.device(self.device)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                f"device={str(device)!r} was asked for, but torch finds no CUDA "
-                "device: use device='auto' or 'cpu', or install a CUDA build of torch."
-            )
-        return device
+        return _usable_device(self.device)
+
+
+def _usable_device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={name!r} is not a torch device: use 'auto', 'cpu', 'cuda' or "
+            "'cuda:0'."
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={str(name)!r} was asked for, but torch finds no CUDA device: use "
+            "device='auto' or 'cpu', or install a CUDA build of torch."
+        )
+    return device
 
 
 def _csr(arrays: tuple[NDArray, NDArray, NDArray], shape: tuple[int, int]):

@@ -57,8 +57,12 @@ def reconstruction_loss(x: Tensor, error: Tensor, norm_limit: float) -> Reconstr
 def _variance(x: Tensor, squares: Tensor, weights: Tensor) -> Tensor:
     total = weights @ squares
     spread = total - (weights @ x).square().sum() / weights.sum()
-    # What rounding leaves of a constant is not a variance.
-    return torch.where(spread > 1e-6 * total, spread, 0.0)
+    return torch.where(spread > _rounding(x) * total, spread, 0.0)
+
+
+def _rounding(x: Tensor) -> float:
+    """Return what share of its square rounding may leave of a constant."""
+    return 4.0 * len(x) * torch.finfo(x.dtype).eps
 
 
 def auxiliary_loss(
@@ -102,7 +106,5 @@ def auxiliary_loss(
         )
     variance = (error - error.mean(0)).square().sum()
     missed = (error - preactivations @ decoder).square().sum()
-    return torch.where(variance > 0, missed / variance.clamp(min=_TINY), 0.0)
-
-
-_TINY = torch.finfo(torch.float32).tiny
+    varies = variance > _rounding(error) * error.square().sum()
+    return torch.where(varies, missed / torch.where(varies, variance, 1.0), 0.0)

@@ -43,8 +43,10 @@ class CoarseInputs:
         # Sums of d products are rounded in float32, once here and once in the end.
         summing = 2.0 * inputs.shape[1] * torch.finfo(torch.float32).eps
         self.operand, rounding = _operand(inputs)
-        columns = (torch.ones_like(norms), norms, rounding + summing * norms)
-        _append(self.operand, inputs.shape[1], columns)
+        # Exactly one for the bias: more would enlarge a negative bias.
+        self.operand[:, inputs.shape[1]] = 1.0
+        columns = (norms, rounding + summing * norms)
+        _append(self.operand, inputs.shape[1] + 1, columns)
 
 
 def find_hits(
