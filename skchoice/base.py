@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from skchoice import diagnosis
-from skchoice.allocation import Rule
+from skchoice.allocation import Rule, WarmAllocator
 from skchoice.batches import shuffled_batches
 from skchoice.calibration import Calibration
 from skchoice.firing import FiringTracker
@@ -135,6 +135,7 @@ class ChoiceSAE(FittedSAE):
     # ------------------------------------------------------------------ fitting
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @torch.inference_mode(mode=False)
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn the dictionary from the rows of X.
 
@@ -160,9 +161,13 @@ class ChoiceSAE(FittedSAE):
         rows, names = self._open(X, reset=True)
         self._check_parameters(rows)
         seed = self._seed()
-        state = self._warm_state(rows)
+        state, n_iter = None, self.max_iter
+        if self.warm_start:
+            state = self._state_to_go_on_from(rows, seed)
         if state is None:
             state = self._new_state(rows, seed)
+        else:
+            n_iter += self.n_iter_
         train_units, held_units = self._split(rows, seed)
         batch_size = min(self.batch_size, rows.count(train_units))
         n_steps = math.ceil(self.max_iter * rows.count(train_units) / batch_size)
@@ -180,7 +185,7 @@ class ChoiceSAE(FittedSAE):
             schedule,
         )
         sample = _Sample(rows, held_units)
-        self._finish(state, sample, names, self.max_iter, keep_state=self.warm_start)
+        self._finish(state, sample, names, n_iter, keep_state=self.warm_start)
         self._reservoir = None
         return self
 
@@ -190,23 +195,29 @@ class ChoiceSAE(FittedSAE):
         Features come to fire less often on rows that they were trained on, so the
         thresholds need rows set aside; only few rows are too dear for that.
         """
-        n_rows, units = rows.shape[0], rows.units()
-        n_held = self.n_calibration
-        if n_held is None:
-            few = n_rows < _MIN_ROWS_TO_SPLIT or len(units) < 10
-            n_held = 0 if few else min(n_rows // 10, _MAX_CALIBRATION_ROWS)
+        units, n_held = rows.units(), self._n_held(rows)
         if n_held == 0:
             return units, units
-        n_units = math.ceil(n_held * len(units) / n_rows)
-        if n_units >= len(units):
-            raise ValueError(
-                f"n_calibration={n_held} rows are set aside from training, but X has "
-                f"only {n_rows}. Lower it, or calibrate on the training rows with 0."
-            )
+        n_units = math.ceil(n_held * len(units) / rows.shape[0])
+        n_units = min(n_units, len(units) - 1)
         order = np.random.default_rng([seed, 1]).permutation(units)
         return np.sort(order[n_units:]), np.sort(order[:n_units])
 
+    def _n_held(self, rows: Rows) -> int:
+        """Return how many rows to set aside for calibration."""
+        if self.n_calibration is not None:
+            if self.n_calibration >= rows.shape[0]:
+                raise ValueError(
+                    f"n_calibration={self.n_calibration} rows are set aside from "
+                    f"training, but X has only {rows.shape[0]}. Lower it, or calibrate "
+                    "on the training rows with 0."
+                )
+            return self.n_calibration
+        few = rows.shape[0] < _MIN_ROWS_TO_SPLIT
+        return 0 if few else min(rows.shape[0] // 10, _MAX_CALIBRATION_ROWS)
+
     @_fit_context(prefer_skip_nested_validation=True)
+    @torch.inference_mode(mode=False)
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Train on the rows of X once, going on from earlier calls.
 
@@ -225,15 +236,14 @@ class ChoiceSAE(FittedSAE):
         -------
         self
         """
-        state = getattr(self, "_state", None)
-        first = state is None
+        first = not hasattr(self, "components_")
         rows, names = self._open(X, reset=first)
         self._check_parameters(rows)
-        seed = self._seed() if first else int(state.rng.integers(2**31))
         if first:
-            state = self._new_state(rows, seed)
+            state = self._new_state(rows, self._seed())
         else:
-            state = state.to(rows.device)
+            state = self._state_to_go_on_from(rows, self._seed())
+        seed = int(state.rng.integers(2**31))
         held = getattr(self, "_reservoir", None)
         reservoir = (
             Reservoir(self.n_calibration or 8192, seed) if held is None else held
@@ -300,6 +310,17 @@ class ChoiceSAE(FittedSAE):
                 "match more features than there are. Lower k or raise n_features."
             )
 
+        n_matches = self.k * self._rows_of_a_batch(rows)
+        if round(n_matches) == 0:
+            raise ValueError(
+                f"k={self.k} leaves a batch of {self._rows_of_a_batch(rows)} rows with "
+                f"{n_matches:.3g} matches, which rounds to none. Raise k, or "
+                "batch_size and the number of rows."
+            )
+
+    def _rows_of_a_batch(self, rows: Rows) -> int:
+        return min(self.batch_size, rows.shape[0] - self._n_held(rows))
+
     def _n_features(self, n_columns: int) -> int:
         if self.n_features is None:
             return max(8 * n_columns, math.ceil(4 * self.k))
@@ -340,19 +361,50 @@ class ChoiceSAE(FittedSAE):
             rng=rng,
         )
 
-    def _warm_state(self, rows: Rows) -> TrainingState | None:
-        """Return a copy of the state to go on from, if that is asked for."""
-        state = getattr(self, "_state", None)
-        if not self.warm_start or state is None:
+    def _state_to_go_on_from(self, rows: Rows, seed: int) -> TrainingState | None:
+        """Return a copy of what the last fit left; None before the first."""
+        if not hasattr(self, "components_"):
             return None
         shape = (self._n_features(rows.shape[1]), rows.shape[1])
-        if state.parameters.encoder.shape != shape:
+        if self.components_.shape != shape:
             raise ValueError(
-                "warm_start=True goes on from parameters of shape "
-                f"{tuple(state.parameters.encoder.shape)}, but n_features and X ask "
-                f"for {shape}. Keep them as they were, or set warm_start=False."
+                "warm_start=True and partial_fit go on from parameters of shape "
+                f"{self.components_.shape}, but n_features and X ask for {shape}. "
+                "Keep them as they were, or fit anew with warm_start=False."
             )
-        return copy.deepcopy(state).to(rows.device)
+        if self._importance != self.importance:
+            raise ValueError(
+                f"warm_start=True and partial_fit go on with importance="
+                f"{self._importance!r}, not {self.importance!r}. Keep it as it was, or "
+                "fit anew with warm_start=False."
+            )
+        state = getattr(self, "_state", None)
+        if state is None:
+            state = self._restored_state(rows, seed)
+        state = copy.deepcopy(state).to(rows.device)
+        if state.tracker.k != self.k:
+            state.tracker.k = self.k
+            state.caps, state.allocator = None, WarmAllocator()
+        return state
+
+    def _restored_state(self, rows: Rows, seed: int) -> TrainingState:
+        """Return a state with the published parameters and a fresh optimizer."""
+        state = self._new_state(rows, seed)
+        standardisation = self._standardisation.to(rows.device)
+        public = self._public_parameters().to(rows.device, torch.float64)
+        unit = 1.0 if public.relative else standardisation.scale
+        decoder_bias = public.decoder_bias - standardisation.centre
+        values = (
+            public.encoder,
+            public.encoder_bias / unit,
+            public.decoder,
+            decoder_bias / standardisation.scale,
+        )
+        for array, value in zip(state.parameters.arrays(), values, strict=True):
+            array.copy_(value)
+        state.standardisation = standardisation
+        state.history = list(self.history_)
+        return state
 
     # --------------------------------------------------------------- publishing
 
@@ -387,6 +439,10 @@ class ChoiceSAE(FittedSAE):
         self.n_iter_ = n_iter
         for name, value in names.items():
             setattr(self, name, value)
+        if "feature_names_in_" not in names and hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        self._importance = self.importance
+        self._standardisation = standardisation.to(torch.device("cpu"))
         self._publish_rule(state, calibration)
         self._state = state if keep_state else None
 

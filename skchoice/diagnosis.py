@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import torch
@@ -23,6 +24,7 @@ _OUTLYING = 0.25  # of the variance
 _SAME_COSINE = 0.99
 _SAME_SHARE = 0.1
 _MIN_COLUMNS = 16
+_OURS = ("skchoice", "sklearn", "torch")
 
 
 def check_rows(n_rows: int, n_features: int, sample: Tensor, outlying: float) -> None:
@@ -87,4 +89,8 @@ def _share_of_same_directions(decoder: Tensor) -> float:
 
 
 def _warn(message: str, category: type[Warning]) -> None:
-    warnings.warn(message, category, stacklevel=5)
+    """Warn at the line of the user, past this package and the wrappers around it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals["__name__"].split(".")[0] in _OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -292,9 +292,15 @@ default="zipf"
     def _check_parameters(self, rows: Rows) -> None:
         super()._check_parameters(rows)
         n_features = self._n_features(rows.shape[1])
+        batch_size = self._rows_of_a_batch(rows)
         if not isinstance(self.caps, str):
             self._check_caps(np.asarray(self.caps), n_features)
-        batch_size = min(self.batch_size, rows.shape[0])
+            if self.min_cap and np.min(self.caps) * batch_size < 1:
+                raise ValueError(
+                    f"min_cap=1 asks for caps of at least 1 / {batch_size}, one match "
+                    f"in a batch, but the smallest is {np.min(self.caps):.3g}. Raise "
+                    "it, or set min_cap=0."
+                )
         if self.min_cap and round(self.k * batch_size) < n_features:
             raise ValueError(
                 f"min_cap=1 needs a match for each feature in each batch, but a batch "
@@ -332,10 +338,10 @@ default="zipf"
             )
             if mutual:
                 return MutualChoice(self.k)
-            state.begin_feature_choice(self._profile(state))
+            state.begin_feature_choice(self._profile(state, n_tokens))
         return FeatureChoice(torch.from_numpy(state.caps.draw(n_tokens)))
 
-    def _profile(self, state: TrainingState) -> np.ndarray:
+    def _profile(self, state: TrainingState, n_tokens: int) -> np.ndarray:
         """Return the densities at which Feature Choice begins."""
         n_features = state.parameters.n_features
         measured = state.tracker.density().cpu().numpy()
@@ -358,8 +364,7 @@ default="zipf"
         if known:
             state.zipf_fit = zipf_fit(measured)
         if self.min_cap:
-            lower = min(1.0, 1.0 / self.batch_size)
-            profile = caps.fill_to(profile, self.k, lower=lower)
+            profile = caps.fill_to(profile, self.k, lower=1.0 / n_tokens)
         return profile
 
     def _calibrate(
@@ -373,7 +378,7 @@ default="zipf"
         )
 
     def _publish_rule(self, state: TrainingState, calibration: Calibration) -> None:
-        self.caps_ = calibration.target
+        self.caps_ = calibration.target.copy()
         self.zipf_fit_ = state.zipf_fit
 
     def _allocation_rule(self, n_rows: int) -> Rule:

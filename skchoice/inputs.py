@@ -16,6 +16,8 @@ _CHUNK_ENTRIES = 1 << 22
 _CHUNK_ROWS = 4096
 # A streamed source is shuffled and sampled in blocks of this many neighbouring rows.
 _BLOCK_ROWS = 512
+# Of a short source the blocks are smaller, so that there are as many as this.
+_MIN_BLOCKS = 8
 
 _FLOATS = (np.float64, np.float32, np.float16)
 
@@ -47,9 +49,9 @@ class Rows:
         self._source, self.streamed = _as_sliceable(X, estimator)
         self.shape = tuple(int(n) for n in self._source.shape)
         self.device = device
-        self._unit_rows = _BLOCK_ROWS if self.streamed else 1
-        double = str(self._source.dtype).endswith("float64")
-        self.dtype = torch.float64 if double else torch.float32
+        few = max(1, self.shape[0] // _MIN_BLOCKS)
+        self._unit_rows = min(_BLOCK_ROWS, few) if self.streamed else 1
+        self.dtype = torch.float64 if _is_double(self._source) else torch.float32
 
     def read(self, part: slice | NDArray) -> Tensor:
         """Return some rows; raise if one of them is not finite."""
@@ -57,11 +59,10 @@ class Rows:
         if isinstance(rows, Tensor):
             rows = rows.detach().to(self.device)
         else:
-            rows = np.asarray(rows)
-            if rows.dtype not in (np.float32, np.float64):
-                rows = rows.astype(np.float32)
-            rows = torch.from_numpy(np.require(rows, requirements=["C", "W"]))
-        chunk = rows.to(self.device, self.dtype)
+            kind = np.float64 if self.dtype == torch.float64 else np.float32
+            rows = np.require(rows, kind, requirements=["C", "W"])
+            rows = torch.from_numpy(rows)
+        chunk = rows.to(self.device, self.dtype).contiguous()
         if not torch.isfinite(chunk.sum()):
             self._refuse_nonfinite(chunk, part)
         return chunk
@@ -109,7 +110,7 @@ class Rows:
         n_rows = self.shape[0]
         return torch.cat(
             [
-                self.read(slice(int(first), min(int(first) + _BLOCK_ROWS, n_rows)))
+                self.read(slice(int(first), min(int(first) + self._unit_rows, n_rows)))
                 for first in units
             ]
         )
@@ -141,6 +142,12 @@ def _as_sliceable(X: Any, estimator: Any) -> tuple[Any, bool]:
             )
         _check_shape(X, estimator)
         return X, True
+    if isinstance(X, np.ndarray) and X.dtype.kind in "fiub":
+        usable = X.dtype.isnative and X.dtype in _FLOATS
+        if _is_mapped(X) and not usable:  # converted chunk by chunk
+            _check_shape(X, estimator)
+            return X, True
+        X = X.astype(X.dtype.newbyteorder("="), copy=False)
     array = check_array(
         X, dtype=_FLOATS, ensure_all_finite=False, estimator=estimator, input_name="X"
     )
@@ -152,6 +159,12 @@ def _is_lazy(X: Any) -> bool:
     known = isinstance(X, np.ndarray) or hasattr(X, "iloc") or hasattr(X, "tocsr")
     needed = ("shape", "dtype", "__getitem__")
     return not known and all(hasattr(X, name) for name in needed)
+
+
+def _is_double(array: Any) -> bool:
+    if isinstance(array, Tensor):
+        return array.dtype == torch.float64
+    return np.dtype(array.dtype).newbyteorder("=") == np.float64
 
 
 def _is_mapped(array: Any) -> bool:

@@ -68,13 +68,15 @@ def random_parameters(
     n_features: int, n_columns: int, relative: bool, generator: torch.Generator
 ) -> Parameters:
     """Draw decoder directions uniformly; the encoder starts as their transpose."""
-    decoder = torch.randn(n_features, n_columns, generator=generator)
+    decoder = torch.randn(
+        n_features, n_columns, generator=generator, dtype=torch.float32
+    )
     torch.nn.functional.normalize(decoder, dim=1, out=decoder)
     return Parameters(
         decoder.clone(),
-        torch.zeros(n_features),
+        torch.zeros(n_features, dtype=torch.float32),
         decoder,
-        torch.zeros(n_columns),
+        torch.zeros(n_columns, dtype=torch.float32),
         relative,
     )
 
@@ -119,6 +121,11 @@ def encoder_input(x: Tensor, parameters: Parameters) -> Tokens:
     if not parameters.relative:
         return Tokens(scaled, None, None)
     norms = torch.linalg.vector_norm(scaled, dim=1)
+    limit = torch.finfo(x.dtype).max ** 0.25
+    if ((norms < 1.0 / limit) | (norms > limit)).any():
+        # The squares have left the range of the type.
+        largest = scaled.abs().amax(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
+        norms = largest * torch.linalg.vector_norm(scaled / largest[:, None], dim=1)
     zero = norms == 0
     scaled /= torch.where(zero, 1.0, norms)[:, None]
     return Tokens(scaled, norms, zero if zero.any() else None)

@@ -32,6 +32,7 @@ _TILE_ROWS = 1024
 _NORM_LIMIT = 3.0
 # The underused features are looked up again after this many steps.
 _REFRESH = 8
+_SMALLEST_SCALE = 1e-30
 _ENCODER, _ENCODER_BIAS, _DECODER, _DECODER_BIAS = range(4)
 
 
@@ -110,6 +111,7 @@ class _Tally:
     variance: float = 0.0
 
 
+@torch.no_grad()
 def train(
     state: TrainingState,
     batches: Iterator[Tensor],
@@ -196,6 +198,7 @@ class _AuxiliaryGradients:
     loss: float
 
 
+@torch.enable_grad()
 def _auxiliary_gradients(
     state: TrainingState, tokens: Tokens, error: Tensor, options: AuxiliaryOptions
 ) -> _AuxiliaryGradients:
@@ -323,6 +326,11 @@ def standardise(sample: Tensor) -> tuple[Standardisation, float]:
         outliers: at most ten times the median distance away.
     outlying : float
         Share of the sample's variance that lies in its outliers.
+
+    Raises
+    ------
+    ValueError
+        If the scale is beyond what training in float32 can return to.
     """
     sample = sample.double()
     centre = sample.mean(0)
@@ -334,7 +342,15 @@ def standardise(sample: Tensor) -> tuple[Standardisation, float]:
         centre = sample[ordinary].mean(0)
     scale = (sample[ordinary] - centre).square().sum(1).median().sqrt().item()
     if scale == 0.0:  # more than half of the rows are equal
-        scale = (sample - centre).square().sum(1).mean().sqrt().item() or 1.0
+        scale = (sample - centre).square().sum(1).mean().sqrt().item()
+    constant = scale <= 1e-12 * centre.norm().item() < math.inf
+    if constant:  # what differs is rounding
+        centre, scale = sample[0], 1.0
+    if not _SMALLEST_SCALE < scale < 1.0 / _SMALLEST_SCALE:
+        raise ValueError(
+            f"The typical distance of a row of X from the mean is {scale:.3g}, which "
+            "float32 cannot square. Rescale X."
+        )
     total = squares.sum().item()
     outlying = squares[~ordinary].sum().item() / total if total else 0.0
     return Standardisation(centre, scale), outlying

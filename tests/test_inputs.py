@@ -317,7 +317,10 @@ def test_rows_that_were_set_aside_are_not_trained_on(make, X, monkeypatch):
 )
 def test_units_make_up_the_rows(Lazy, n_rows, block, streamed, data):
     X = np.arange(2.0 * n_rows, dtype=np.float32).reshape(n_rows, 2)
-    with patch.object(inputs, "_BLOCK_ROWS", block):
+    with (
+        patch.object(inputs, "_BLOCK_ROWS", block),
+        patch.object(inputs, "_MIN_BLOCKS", 1),
+    ):
         rows = rows_of(Lazy(X) if streamed else X)
         assert rows.shape == X.shape
         units = rows.units()
