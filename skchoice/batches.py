@@ -39,21 +39,24 @@ def shuffled_batches(
     ------
     Tensor of shape (batch_size, n_columns)
     """
-    orders = (np.random.default_rng([seed, p]).permutation(units) for p in count())
+    passes = (np.random.default_rng([seed, number]) for number in count())
+    orders = ((rng.permutation(units), rng) for rng in passes)
     if rows.streamed:
-        buffers = (buffer for order in orders for buffer in _mixed(rows, order, seed))
+        buffers = (
+            buffer for order, rng in orders for buffer in _mixed(rows, order, rng)
+        )
         yield from map(torch.cat, _regrouped(buffers, batch_size))
     else:
-        yield from map(rows.read, map(np.concatenate, _regrouped(orders, batch_size)))
+        wanted = _regrouped((order for order, _ in orders), batch_size)
+        yield from map(rows.read, map(np.concatenate, wanted))
 
 
-def _mixed(rows: Rows, order: NDArray, seed: int) -> Iterator[Tensor]:
+def _mixed(rows: Rows, order: NDArray, rng: np.random.Generator) -> Iterator[Tensor]:
     """Yield buffers of several blocks, their rows shuffled."""
     n_rows = max(1, _BUFFER_ENTRIES // rows.shape[1])
-    n_blocks = max(1, n_rows // rows.count(order[:1]))
+    n_blocks = max(1, n_rows // rows.unit_rows)
     for first in range(0, len(order), n_blocks):
         buffer = rows.gather(order[first : first + n_blocks])
-        rng = np.random.default_rng([seed, first, int(order[0])])
         yield buffer[torch.from_numpy(rng.permutation(len(buffer)))]
 
 

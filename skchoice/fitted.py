@@ -17,6 +17,7 @@ from sklearn.base import (
     clone,
 )
 from sklearn.utils import check_array
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -56,7 +57,17 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             In the units of X; float64 if X is, else float32. Dense if
             ``sparse_output=False``.
         """
-        return self._encode_sparse(X) if self.sparse_output else self._encode_dense(X)
+        if not self.sparse_output:
+            return self._encode_dense(X)
+        container = _get_output_config("transform", estimator=self)["dense"]
+        if container != "default":
+            raise ValueError(
+                f"{container.capitalize()} output does not support sparse data. Set "
+                f"sparse_output=False to output {container} dataframes, or disable "
+                f"{container.capitalize()} output with "
+                "set_output(transform='default')."
+            )
+        return self._encode_sparse(X)
 
     def _encode_sparse(self, X: Any) -> sp.csr_matrix:
         rows, encode, shape, dtype = self._encoding(X)

@@ -16,6 +16,9 @@ _CHUNK_ENTRIES = 1 << 22
 _CHUNK_ROWS = 4096
 # A streamed source is shuffled and sampled in blocks of this many neighbouring rows.
 _BLOCK_ROWS = 512
+# A mapped file up to this size is cached by the system, so single rows can be read: it
+# gives the same batches as the array in memory, also where joblib did the mapping.
+_STREAM_BYTES = 1 << 30
 # Of a short source the blocks are smaller, so that there are as many as this.
 _MIN_BLOCKS = 8
 
@@ -41,7 +44,9 @@ class Rows:
     dtype : torch.dtype
         float64 where X is, else float32.
     streamed : bool
-        Whether X is read from outside the memory.
+        Whether X is read in blocks of neighbouring rows.
+    unit_rows : int
+        Rows of such a block; 1 where rows are read singly.
     """
 
     def __init__(self, X: Any, estimator: Any, device: torch.device):
@@ -50,7 +55,7 @@ class Rows:
         self.shape = tuple(int(n) for n in self._source.shape)
         self.device = device
         few = max(1, self.shape[0] // _MIN_BLOCKS)
-        self._unit_rows = min(_BLOCK_ROWS, few) if self.streamed else 1
+        self.unit_rows = min(_BLOCK_ROWS, few) if self.streamed else 1
         self.dtype = torch.float64 if _is_double(self._source) else torch.float32
 
     def read(self, part: slice | NDArray) -> Tensor:
@@ -101,7 +106,7 @@ class Rows:
         A unit is one row where rows are in memory, a block of neighbours where they are
         streamed.
         """
-        return np.arange(0, self.shape[0], self._unit_rows)
+        return np.arange(0, self.shape[0], self.unit_rows)
 
     def gather(self, units: NDArray) -> Tensor:
         """Return the rows of some units."""
@@ -110,19 +115,19 @@ class Rows:
         n_rows = self.shape[0]
         return torch.cat(
             [
-                self.read(slice(int(first), min(int(first) + self._unit_rows, n_rows)))
+                self.read(slice(int(first), min(int(first) + self.unit_rows, n_rows)))
                 for first in units
             ]
         )
 
     def count(self, units: NDArray) -> int:
         """Return the number of rows in some units."""
-        return int(np.minimum(self._unit_rows, self.shape[0] - units).sum())
+        return int(np.minimum(self.unit_rows, self.shape[0] - units).sum())
 
     def per_chunk(self) -> int:
         """Return how many units to gather at a time."""
         n_rows = min(_CHUNK_ROWS, max(1, _CHUNK_ENTRIES // self.shape[1]))
-        return max(1, n_rows // self._unit_rows)
+        return max(1, n_rows // self.unit_rows)
 
 
 def _as_sliceable(X: Any, estimator: Any) -> tuple[Any, bool]:
@@ -146,12 +151,12 @@ def _as_sliceable(X: Any, estimator: Any) -> tuple[Any, bool]:
         usable = X.dtype.isnative and X.dtype in _FLOATS
         if _is_mapped(X) and not usable:  # converted chunk by chunk
             _check_shape(X, estimator)
-            return X, True
+            return X, X.nbytes > _STREAM_BYTES
         X = X.astype(X.dtype.newbyteorder("="), copy=False)
     array = check_array(
         X, dtype=_FLOATS, ensure_all_finite=False, estimator=estimator, input_name="X"
     )
-    return array, _is_mapped(array)
+    return array, _is_mapped(array) and array.nbytes > _STREAM_BYTES
 
 
 def _is_lazy(X: Any) -> bool:

@@ -32,6 +32,7 @@ def blocks_of(n_rows, buffer_rows):
     """Make the blocks and buffers of streams so small that few rows are many."""
     with (
         patch.object(inputs, "_BLOCK_ROWS", n_rows),
+        patch.object(inputs, "_MIN_BLOCKS", 1),
         patch.object(batches, "_BUFFER_ENTRIES", 2 * buffer_rows),
     ):
         yield
@@ -134,8 +135,9 @@ def test_a_buffer_is_never_larger_than_it_may_be(Lazy, n_rows, block, seed):
     buffer_rows = 64
     with blocks_of(block, buffer_rows):
         rows = numbered(n_rows, Lazy)
-        order = np.random.default_rng(seed).permutation(rows.units())
-        sizes = [len(buffer) for buffer in batches._mixed(rows, order, seed)]
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(rows.units())
+        sizes = [len(buffer) for buffer in batches._mixed(rows, order, rng)]
     assert sum(sizes) == n_rows
     assert max(sizes) <= buffer_rows
 

@@ -241,9 +241,9 @@ def test_more_matches_explain_more(Estimator, mixture):
         Estimator(48, k, batch_size=100, max_iter=25, random_state=0)
         .fit(X)
         .score(held_out)
-        for k in (1, 3, 6)
+        for k in (1, 4)
     ]
-    assert scores[0] < scores[1] < scores[2]
+    assert scores[0] < scores[1]
     assert scores[1] > 0.55
 
 
@@ -327,9 +327,9 @@ def test_history_holds_plain_values(make, X):
 
 
 def test_history_of_a_long_fit_is_short(make, X):
-    sae = make(batch_size=6, max_iter=4).fit(X)
-    assert 90 <= len(sae.history_) <= 110
-    assert sae.history_[-1]["step"] == 400
+    sae = make(batch_size=10, max_iter=4).fit(X)
+    assert 90 <= len(sae.history_) <= 120
+    assert sae.history_[-1]["step"] == 240
 
 
 def test_training_lowers_the_loss(make, X):
@@ -428,7 +428,7 @@ def test_held_out_l0_is_near_k(Estimator, mixture, importance, k, n_calibration)
         64,
         k,
         batch_size=256,
-        max_iter=8,
+        max_iter=5,
         importance=importance,
         n_calibration=n_calibration,
         random_state=0,
@@ -549,8 +549,7 @@ def test_auxiliary_losses(make, X):
     assert_array_equal(off.components_, none.components_)
 
 
-@pytest.mark.parametrize("dead_after", [2000, None])
-def test_auxiliary_loss_leaves_no_more_features_dead(dead_after):
+def test_auxiliary_loss_leaves_no_more_features_dead():
     X = load_digits().data
 
     def n_dead(aux):
@@ -558,7 +557,6 @@ def test_auxiliary_loss_leaves_no_more_features_dead(dead_after):
             1024,
             8,
             aux=aux,
-            dead_after=dead_after,
             batch_size=128,
             max_iter=10,
             random_state=0,
