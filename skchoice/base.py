@@ -36,8 +36,9 @@ from skchoice.training import (
     train,
 )
 
-# Rows looked at to find the centre and scale of X.
+# Rows, and numbers, looked at to find the centre and scale of X.
 _STANDARDISATION_ROWS = 16384
+_STANDARDISATION_ENTRIES = 1 << 22
 _RECORDS = 100  # records in history_ for each fit
 # A tenth of the rows is set aside for calibration, of this many or more, up to:
 _MIN_ROWS_TO_SPLIT = 4096
@@ -338,7 +339,8 @@ class ChoiceSAE(FittedSAE):
     def _new_state(self, rows: Rows, seed: int) -> TrainingState:
         rng = np.random.default_rng([seed, 0])
         units = rows.units()
-        n_units = math.ceil(_STANDARDISATION_ROWS / rows.count(units[:1]))
+        n_rows = min(_STANDARDISATION_ROWS, _STANDARDISATION_ENTRIES // rows.shape[1])
+        n_units = max(1, n_rows // rows.unit_rows)
         if n_units < len(units):
             units = np.sort(rng.choice(units, n_units, replace=False))
         sample = rows.gather(units)
@@ -441,7 +443,8 @@ class ChoiceSAE(FittedSAE):
             setattr(self, name, value)
         if "feature_names_in_" not in names and hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
-        self._importance = self.importance
+        # What the arrays were fitted with, whatever set_params says later.
+        self._importance, self._k = self.importance, self.k
         self._standardisation = standardisation.to(torch.device("cpu"))
         self._publish_rule(state, calibration)
         self._state = state if keep_state else None

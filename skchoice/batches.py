@@ -16,7 +16,7 @@ from torch import Tensor
 from skchoice.inputs import Rows
 
 # Several blocks of a streamed source are mixed in a buffer of this many float32.
-_BUFFER_ENTRIES = 1 << 24
+_BUFFER_ENTRIES = 1 << 23
 
 
 def shuffled_batches(

@@ -12,6 +12,7 @@ from skchoice.calibration import Calibration
 from skchoice.exceptions import (
     ConstantRowsWarning,
     DictionaryCollapseWarning,
+    DivergenceWarning,
     FewRowsWarning,
     OutlierRowsWarning,
     UnfilledBudgetWarning,
@@ -19,6 +20,7 @@ from skchoice.exceptions import (
 from skchoice.training import TrainingState
 
 _UNFILLED = 0.01  # of the budget
+_DIVERGED = 2.0  # error over variance; a short fit may end at 1
 _OUTLYING = 0.25  # of the variance
 # Directions closer than this are the same, in spaces wide enough to tell.
 _SAME_COSINE = 0.99
@@ -66,6 +68,13 @@ def check_fit(state: TrainingState, calibration: Calibration) -> None:
             "few positive affinities. Lower k, or raise n_features.",
             UnfilledBudgetWarning,
         )
+    fvu = state.history[-1]["fvu"]
+    if not fvu < _DIVERGED:
+        _warn(
+            f"Training ended with {fvu:.3g} times the variance of X as its error: it "
+            "has diverged. Lower learning_rate.",
+            DivergenceWarning,
+        )
     same = _share_of_same_directions(state.parameters.decoder)
     if same > _SAME_SHARE:
         _warn(
@@ -73,6 +82,7 @@ def check_fit(state: TrainingState, calibration: Calibration) -> None:
             "direction: the dictionary has collapsed. Lower learning_rate or "
             "n_features, or give more varied rows.",
             DictionaryCollapseWarning,
+            DivergenceWarning,
         )
 
 

@@ -112,7 +112,7 @@ class TokenChoiceSAE(ChoiceSAE):
         return Calibration(thresholds, density, density, 1.0 - density.sum() / self.k)
 
     def _encoder(self, parameters: Parameters) -> TopKEncoder:
-        return TopKEncoder(parameters, self.k)
+        return TopKEncoder(parameters, self._k)
 
     def allocate(self, X: Any):
         """Return the codes of X: each row on its own, so the same as transform.
@@ -128,7 +128,7 @@ class TokenChoiceSAE(ChoiceSAE):
         return self._encode_sparse(X)
 
     def _module_k(self) -> int:
-        return self.k
+        return self._k
 
 
 @shared_docs
@@ -171,7 +171,7 @@ class MutualChoiceSAE(ChoiceSAE):
         return calibrate_mutual(affinities, self.k, level * 0.95)
 
     def _allocation_rule(self, n_rows: int) -> Rule:
-        return MutualChoice(self.k)
+        return MutualChoice(self._k)
 
     def _start_thresholds(self, affinities: EncoderAffinities) -> torch.Tensor:
         return super()._start_thresholds(affinities)[:1]

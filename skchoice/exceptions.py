@@ -21,5 +21,9 @@ class UnfilledBudgetWarning(SAEWarning):
     """Too few positive affinities to use up the budget of matches."""
 
 
+class DivergenceWarning(SAEWarning):
+    """Training ended with an error larger than the variance of X."""
+
+
 class DictionaryCollapseWarning(SAEWarning):
     """Many features have the same decoder direction."""

@@ -239,7 +239,7 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     self.decoder_bias_,
                 )
             ),
-            relative=self.importance == "relative",
+            relative=self._importance == "relative",
         )
 
     @property

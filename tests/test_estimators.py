@@ -515,7 +515,7 @@ def test_dictionary_collapse_warning(share, warns):
     decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
     state = SimpleNamespace(
         parameters=SimpleNamespace(decoder=torch.tensor(decoder)),
-        history=[{"unfilled": 0.0}],
+        history=[{"unfilled": 0.0, "fvu": 0.5}],
     )
     calibration = SimpleNamespace(unfilled=0.0)
     given = warnings_of(lambda: diagnosis.check_fit(state, calibration))
@@ -603,3 +603,10 @@ def test_sparse_and_dense_codes_reconstruct_alike(fitted, X_new):
     assert_allclose(
         fitted.inverse_transform(codes), fitted.inverse_transform(codes.toarray())
     )
+
+
+def test_divergence_is_told(mixture):
+    from skchoice.exceptions import DivergenceWarning
+
+    with pytest.warns(DivergenceWarning, match="Lower learning_rate"):
+        MutualChoiceSAE(48, 4, learning_rate=3.0, random_state=0).fit(mixture(600))

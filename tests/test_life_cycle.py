@@ -515,3 +515,11 @@ def test_mutual_choice_has_one_threshold(X):
     estimator = MutualChoiceSAE(48, 4, max_iter=2, random_state=0).fit(X)
     assert len(set(estimator.thresholds_)) == 1
     assert estimator.thresholds_[0] > 0
+
+
+def test_parameters_set_after_fit_do_not_change_inference(make, X):
+    estimator = make(importance="relative").fit(X)
+    codes, score = dense(estimator.transform(X)), estimator.score(X)
+    estimator.set_params(importance="absolute", k=8)
+    assert_array_equal(dense(estimator.transform(X)), codes)
+    assert estimator.score(X) == score

@@ -181,7 +181,8 @@ def test_fit_in_a_worker_is_the_fit_in_the_parent(make, mixture, assert_same_fit
 
 
 def test_grid_search_by_the_score_of_the_estimator_itself(make, X):
-    search = GridSearchCV(make(max_iter=30), {"k": [1, 4]}, cv=2).fit(X[:300])
+    estimator = make(batch_size=50, max_iter=20)
+    search = GridSearchCV(estimator, {"k": [1, 4]}, cv=2).fit(X)
     assert search.best_params_ == {"k": 4}
 
 
