@@ -82,7 +82,6 @@ def check_fit(state: TrainingState, calibration: Calibration) -> None:
             "direction: the dictionary has collapsed. Lower learning_rate or "
             "n_features, or give more varied rows.",
             DictionaryCollapseWarning,
-            DivergenceWarning,
         )
 
 

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, base
 from skchoice.exceptions import (
     ConstantRowsWarning,
+    DivergenceWarning,
     FewRowsWarning,
     OutlierRowsWarning,
     SAEWarning,
@@ -460,7 +461,9 @@ def test_odd_data(Estimator, case, dtype, importance):
         assert_works(estimator, X, 16)
     given = {warning.category for warning in caught}
     assert given >= expected
-    assert given <= expected | {UnfilledBudgetWarning}
+    # Of one column all rows of a sign tie, and no few features can tell them apart.
+    hopeless = {DivergenceWarning} if case == "one column" else set()
+    assert given <= expected | {UnfilledBudgetWarning} | hopeless
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
