@@ -160,7 +160,7 @@ class ChoiceSAE(FittedSAE):
             each other. The estimator is then as it was before.
         """
         rows, names = self._open(X, reset=True)
-        self._check_parameters(rows)
+        self._check_parameters(rows, rows.shape[0] - self._n_held(rows))
         seed = self._seed()
         state, n_iter = None, self.max_iter
         if self.warm_start:
@@ -239,7 +239,7 @@ class ChoiceSAE(FittedSAE):
         """
         first = not hasattr(self, "components_")
         rows, names = self._open(X, reset=first)
-        self._check_parameters(rows)
+        self._check_parameters(rows, rows.shape[0])
         if first:
             state = self._new_state(rows, self._seed())
         else:
@@ -302,7 +302,7 @@ class ChoiceSAE(FittedSAE):
                 record_every,
             )
 
-    def _check_parameters(self, rows: Rows) -> None:
+    def _check_parameters(self, rows: Rows, n_train: int) -> None:
         """Raise where parameters do not fit each other or the data."""
         n_features = self._n_features(rows.shape[1])
         if self.k > n_features:
@@ -311,16 +311,14 @@ class ChoiceSAE(FittedSAE):
                 "match more features than there are. Lower k or raise n_features."
             )
 
-        n_matches = self.k * self._rows_of_a_batch(rows)
+        batch_size = min(self.batch_size, n_train)
+        n_matches = self.k * batch_size
         if round(n_matches) == 0:
             raise ValueError(
-                f"k={self.k} leaves a batch of {self._rows_of_a_batch(rows)} rows with "
+                f"k={self.k} leaves a batch of {batch_size} rows with "
                 f"{n_matches:.3g} matches, which rounds to none. Raise k, or "
                 "batch_size and the number of rows."
             )
-
-    def _rows_of_a_batch(self, rows: Rows) -> int:
-        return min(self.batch_size, rows.shape[0] - self._n_held(rows))
 
     def _n_features(self, n_columns: int) -> int:
         if self.n_features is None:

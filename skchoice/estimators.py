@@ -289,10 +289,10 @@ default="zipf"
         self.min_cap = min_cap
         self.mutual_fraction = mutual_fraction
 
-    def _check_parameters(self, rows: Rows) -> None:
-        super()._check_parameters(rows)
+    def _check_parameters(self, rows: Rows, n_train: int) -> None:
+        super()._check_parameters(rows, n_train)
         n_features = self._n_features(rows.shape[1])
-        batch_size = self._rows_of_a_batch(rows)
+        batch_size = min(self.batch_size, n_train)
         if not isinstance(self.caps, str):
             self._check_caps(np.asarray(self.caps), n_features)
             if self.min_cap and np.min(self.caps) * batch_size < 1:

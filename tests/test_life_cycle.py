@@ -523,3 +523,8 @@ def test_parameters_set_after_fit_do_not_change_inference(make, X):
     estimator.set_params(importance="absolute", k=8)
     assert_array_equal(dense(estimator.transform(X)), codes)
     assert estimator.score(X) == score
+
+
+def test_partial_fit_on_fewer_rows_than_are_kept_to_calibrate_on(make, X):
+    estimator = make(n_calibration=300).partial_fit(X[:200]).partial_fit(X[200:])
+    assert np.isfinite(estimator.score(X))
