@@ -22,10 +22,11 @@ import numpy as np
 import torch
 
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
-from skchoice.allocation import Rule, descending_in_groups
 from skchoice.batches import shuffled_batches
 from skchoice.inputs import Rows
 from skchoice.model import EncoderAffinities, encoder_input
+from skchoice.ordering import rank
+from skchoice.rules import Rule
 from skchoice.training import AuxiliaryOptions, TrainingState, _Tally, train_step
 
 ARMS = {
@@ -84,18 +85,16 @@ def check_exact(state: TrainingState, x: torch.Tensor, rule: Rule) -> None:
     pairs closer than that to their group's cut may differ, and no others.
     """
     tokens = encoder_input(x, state.parameters)
-    affinities = EncoderAffinities(state.parameters, lambda: [tokens], len(x))
+    affinities = EncoderAffinities(state.parameters, tokens, len(x))
     seen = state.allocator(affinities, rule)
     dense = tokens.scaled @ state.parameters.encoder.T + state.parameters.encoder_bias
     rows, cols = (dense > 0).nonzero().unbind(1)
+    members = rule.members(rows, cols, dense.shape[1])
     groups, values = rule.groups(rows, cols), dense[rows, cols]
-    order = descending_in_groups(groups, values)
-    counts = torch.bincount(groups, minlength=len(seen.caps))
-    starts = counts.cumsum(0) - counts
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order)) - starts[groups[order]]
+    n_members = dense.numel() // len(seen.caps)
+    ranked = rank(groups, members, values, len(seen.caps), n_members)
+    kept = ranked.largest(seen.caps)
     expected = torch.zeros_like(dense, dtype=torch.bool)
-    kept = rank < seen.caps[groups]
     expected[rows[kept], cols[kept]] = True
     actual = torch.zeros_like(expected)
     actual[seen.matches.rows.long(), seen.matches.cols.long()] = True

@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from skchoice import diagnosis
-from skchoice.allocation import Rule, WarmAllocator
 from skchoice.batches import shuffled_batches
 from skchoice.calibration import Calibration
 from skchoice.firing import FiringTracker
@@ -28,6 +27,7 @@ from skchoice.inputs import Rows
 from skchoice.model import EncoderAffinities, random_parameters
 from skchoice.optimizer import Adam
 from skchoice.reservoir import Reservoir
+from skchoice.rules import Rule
 from skchoice.training import (
     AuxiliaryOptions,
     TrainingState,
@@ -35,6 +35,7 @@ from skchoice.training import (
     standardise,
     train,
 )
+from skchoice.warm import WarmAllocator
 
 # Rows, and numbers, looked at to find the centre and scale of X.
 _STANDARDISATION_ROWS = 16384

@@ -16,15 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skchoice.allocation import (
-    Affinities,
-    FeatureChoice,
-    MutualChoice,
-    allocate,
-    descending_in_groups,
-)
+from skchoice.allocation import Affinities, allocate
 from skchoice.caps import fill_to, systematic_caps
 from skchoice.codes import SparseCodes
+from skchoice.ordering import rank
+from skchoice.rules import FeatureChoice, MutualChoice
 
 # The gate lies this far below the order statistic, as a share of the gap to the next:
 # clear of rounding, and as good as on it.
@@ -135,24 +131,16 @@ def _thresholds_at(matches: SparseCodes, ranks: NDArray, expected: NDArray) -> T
     affinity. If its tail is exponential, the gap ``g`` between its two largest is so
     too, and at ``2 g * (1 / r - 1)`` above the largest ``r`` matches are expected.
     """
-    values = matches.values
-    order = descending_in_groups(matches.cols.long(), values)
-    values = values[order]
-    device = values.device
-    counts, starts = matches.counts(), matches.feature_pointers()[:-1].long()
-    rank = torch.from_numpy(ranks).to(device)
-
-    def ranked(number: Tensor) -> Tensor:
-        """Return each feature's number-th largest affinity, 0 past its last."""
-        there = (number >= 1) & (number <= counts)
-        at = torch.where(there, starts + number - 1, 0)
-        padded = values if len(values) else values.new_zeros(1)
-        return torch.where(there, padded[at], 0.0)
-
-    upper, lower = ranked(rank), ranked(rank + 1)
+    n_rows, n_features = matches.shape
+    largest = rank(
+        matches.cols.long(), matches.rows.long(), matches.values, n_features, n_rows
+    )
+    device = matches.values.device
+    number = torch.from_numpy(ranks).to(device)
+    upper, lower = largest.value(number), largest.value(number + 1)
     gate = upper - _BELOW * (upper - lower)
-    first, second = ranked(torch.ones_like(rank)), ranked(torch.full_like(rank, 2))
-    rare = torch.from_numpy(expected).to(device, values.dtype).clamp(min=1e-6)
+    first, second = (largest.value(torch.full_like(number, n)) for n in (1, 2))
+    rare = torch.from_numpy(expected).to(device, gate.dtype).clamp(min=1e-6)
     beyond = first + 2.0 * (first - second) * (1.0 / rare - 1.0)
     gate = torch.where(rare < 1, beyond, gate)
-    return torch.where(rank > counts, 0.0, gate)
+    return torch.where(number > largest.counts(), 0.0, gate)

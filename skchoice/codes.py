@@ -9,6 +9,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from skchoice.ordering import by_group_and_member
+
 
 @dataclass(frozen=True)
 class SparseCodes:
@@ -37,11 +39,9 @@ class SparseCodes:
     def sorted(
         cls, rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]
     ) -> SparseCodes:
-        """Build from matches in any order."""
-        key = cols.long() * shape[0] + rows
-        if not (key[1:] > key[:-1]).all():
-            order = key.argsort()
-            rows, cols, values = rows[order], cols[order], values[order]
+        """Build from matches in any order, with positive values."""
+        n_rows, n_cols = shape
+        cols, rows, values = by_group_and_member(cols, rows, values, n_cols, n_rows)
         return cls(rows.int(), cols.int(), values, shape)
 
     def with_values(self, values: Tensor) -> SparseCodes:

@@ -10,7 +10,6 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skchoice import caps
-from skchoice.allocation import FeatureChoice, MutualChoice, Rule, TokenChoice
 from skchoice.base import ChoiceSAE
 from skchoice.calibration import Calibration, calibrate_features, calibrate_mutual
 from skchoice.docs import shared_docs
@@ -18,6 +17,7 @@ from skchoice.inference import TopKEncoder
 from skchoice.inputs import Rows
 from skchoice.metrics import zipf_fit
 from skchoice.model import EncoderAffinities, Parameters
+from skchoice.rules import FeatureChoice, MutualChoice, Rule, TokenChoice
 from skchoice.training import TrainingState
 
 

@@ -21,7 +21,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from skchoice.allocation import Rule, allocate
+from skchoice.allocation import allocate
 from skchoice.inference import (
     CSRBuilder,
     ErrorSums,
@@ -32,6 +32,7 @@ from skchoice.inference import (
 from skchoice.inputs import Rows
 from skchoice.model import EncoderAffinities, Parameters
 from skchoice.module import SAEModule
+from skchoice.rules import Rule
 
 # Rows decoded at a time.
 _DECODE_ROWS = 4096

@@ -54,7 +54,7 @@ class MatchGradients:
         self._upstream, self._scaled, self._codes = upstream, tokens.scaled, codes
         self._pointers = codes.feature_pointers()
         self._starts = self._pointers.tolist() if upstream.device.type == "cpu" else []
-        delta = eager.bag_dots(parameters.decoder, upstream, codes.rows, self._pointers)
+        delta = eager.pair_dots(parameters.decoder, upstream, codes.cols, codes.rows)
         self._affinity = delta  # gradient with respect to the affinity of each match
         sums = self._per_feature(delta)
         self.parallel = self._per_feature(codes.values * delta)

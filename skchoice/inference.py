@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skchoice.allocation import TokenChoice, WarmAllocator
 from skchoice.codes import SparseCodes
 from skchoice.model import (
     EncoderAffinities,
@@ -20,6 +19,8 @@ from skchoice.model import (
     encoder_tiles,
 )
 from skchoice.ops import eager
+from skchoice.rules import TokenChoice
+from skchoice.warm import WarmAllocator
 
 
 class ThresholdEncoder:
@@ -41,11 +42,9 @@ class ThresholdEncoder:
         """Encode rows, (n, d)."""
         tokens = encoder_input(x, self.parameters)
         parts = []
-        everything = torch.arange(len(x), device=x.device)
-        for tile in encoder_tiles(self.parameters, tokens, everything):
-            at_least = self._at_least[tile.features][:, None]
-            features, rows, values = tile.hits(at_least)
-            parts.append((rows, tile.features[features], values))
+        for tile, of_tile in encoder_tiles(self.parameters, tokens):
+            features, rows, values = tile.hits(self._at_least[of_tile, None])
+            parts.append((rows, of_tile[features], values))
         rows, cols, values = (torch.cat(part) for part in zip(*parts, strict=True))
         shape = (len(x), self.parameters.n_features)
         return tokens.to_codes(SparseCodes.sorted(rows, cols, values, shape))
@@ -67,7 +66,7 @@ class TopKEncoder:
     def matches(self, tokens: Tokens) -> SparseCodes:
         """Return the matches of a chunk, with affinities as values."""
         n_tokens = len(tokens.scaled)
-        affinities = EncoderAffinities(self.parameters, lambda: [tokens], n_tokens)
+        affinities = EncoderAffinities(self.parameters, tokens, n_tokens)
         return self._allocator(affinities, self._rule).matches
 
 

@@ -24,8 +24,10 @@ from skchoice.codes import SparseCodes
 from skchoice.ops import coarse, eager
 from skchoice.ops.coarse import CoarseInputs
 
-# Entries of one tile of pre-activations: eight megabytes of float32, near the cache.
-_TILE_ENTRIES = 1 << 21
+# Of one tile of pre-activations, near the size of the cache.
+_TILE_BYTES = 1 << 23
+# Fewer tokens than this do not repay rounding the weights to bfloat16.
+_MIN_COARSE_TOKENS = 512
 
 
 @dataclass
@@ -93,6 +95,7 @@ class Tokens:
     def coarse(self) -> CoarseInputs | None:
         """The tokens as screened in bfloat16, where that is fast."""
         usable = self.silent is None and self.scaled.dtype == torch.float32
+        usable = usable and len(self.scaled) >= _MIN_COARSE_TOKENS
         if usable and coarse.supported(self.scaled.device):
             return CoarseInputs(self.scaled)
         return None
@@ -137,9 +140,9 @@ class EncoderAffinities:
     Parameters
     ----------
     parameters : Parameters
-    chunks : callable
-        Returns an iterable over chunks of tokens, Tensors of shape (n, d); called once
-        for each pass.
+    chunks : Tokens or callable
+        All tokens at once, or a function that returns an iterable over chunks of
+        them, called once for each pass.
     n_tokens : int
         Tokens in all chunks together.
     """
@@ -147,19 +150,20 @@ class EncoderAffinities:
     def __init__(
         self,
         parameters: Parameters,
-        chunks: Callable[[], Iterable[Tokens]],
+        chunks: Tokens | Callable[[], Iterable[Tokens]],
         n_tokens: int,
     ):
         self.parameters = parameters
-        self.chunks = chunks
+        self.one_chunk = isinstance(chunks, Tokens)
+        self.chunks = (lambda: [chunks]) if isinstance(chunks, Tokens) else chunks
         self.shape = (n_tokens, parameters.n_features)
         self.device = parameters.encoder.device
         self.dtype = parameters.encoder.dtype
 
     def tiles(
         self, features: Tensor | None = None, tokens: Tensor | None = None
-    ) -> Iterator[EncoderTile]:
-        """Yield tiles; a tile holds until the next."""
+    ) -> Iterator[tuple[EncoderTile, Tensor, Tensor]]:
+        """Yield tiles with their features and tokens; a tile holds until the next."""
         start = 0
         for chunk in self.chunks():
             n_tokens = len(chunk.scaled)
@@ -169,7 +173,8 @@ class EncoderAffinities:
                 of_chunk, chunk = of_chunk[inside], chunk.some(inside)
             start += n_tokens
             if len(of_chunk):
-                yield from encoder_tiles(self.parameters, chunk, of_chunk, features)
+                for tile, of_tile in encoder_tiles(self.parameters, chunk, features):
+                    yield tile, of_tile, of_chunk
 
     def token_sizes(self) -> Tensor:
         """Return the norm of each token as the encoder sees it, (n_tokens,)."""
@@ -179,41 +184,28 @@ class EncoderAffinities:
 
 
 class EncoderTile:
-    """Affinities of some features to some tokens, computed when they are screened.
+    """Affinities of some features to the tokens of a chunk.
 
     Parameters
     ----------
-    weight, bias : Tensors of shape (n_features_in_tile, d) and (n_features_in_tile,)
+    weight, bias : Tensors of shape (n_features_in_tile, d) and (n_features_in_tile, 1)
     chunk : Tokens
-    features, tokens : int64 Tensors
-        Indices of the features and of the tokens of the chunk.
-    buffer : Tensor of shape (n_features_in_tile or more, n_tokens)
-        Overwritten with the pre-activations.
+    products : Tensor of shape (n_features_in_tile, n_tokens)
+        Pre-activations without the bias, or in bfloat16 their upper bounds.
     """
 
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        chunk: Tokens,
-        features: Tensor,
-        tokens: Tensor,
-        buffer: Tensor,
-    ):
-        self._weight, self._bias, self._chunk = weight, bias[:, None], chunk
-        self.features, self.tokens = features, tokens
-        self._buffer = buffer[: len(weight)]
+    def __init__(self, weight: Tensor, bias: Tensor, chunk: Tokens, products: Tensor):
+        self._weight, self._bias = weight, bias
+        self._chunk, self._products = chunk, products
 
-    def preactivations(self) -> Tensor:
-        """Return the products without the bias, (n_features_in_tile, n_tokens).
-
-        Feature-major, because then a feature's tokens are contiguous and a tile of
-        weights is read once.
-        """
-        torch.mm(self._weight, self._chunk.scaled.T, out=self._buffer)
-        if self._chunk.silent is not None:
-            self._buffer[:, self._chunk.silent] = -torch.inf
-        return self._buffer
+    def part(self, features: Tensor) -> EncoderTile:
+        """Return the tile of some of the features, given by their positions."""
+        return EncoderTile(
+            self._weight[features],
+            self._bias[features],
+            self._chunk,
+            self._products[features],
+        )
 
     def hits(self, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return features, tokens and values of the affinities over a threshold.
@@ -223,34 +215,39 @@ class EncoderTile:
         """
         inputs = self._chunk.coarse
         if inputs is not None:
-            return coarse.find_hits(self._weight, self._bias, inputs, threshold)
-        return eager.find_hits(self.preactivations(), self._bias, threshold)
+            return coarse.find_hits(
+                self._products, self._weight, self._bias, inputs, threshold
+            )
+        return eager.find_hits(self._products, self._bias, threshold)
 
 
 def encoder_tiles(
-    parameters: Parameters,
-    chunk: Tokens,
-    tokens: Tensor,
-    features: Tensor | None = None,
-) -> Iterator[EncoderTile]:
-    """Yield tiles of all features, or of some, for a chunk of tokens."""
+    parameters: Parameters, chunk: Tokens, features: Tensor | None = None
+) -> Iterator[tuple[EncoderTile, Tensor]]:
+    """Yield tiles of all features, or of some, with their indices.
+
+    Tiles are feature-major, because then a feature's tokens are contiguous and a tile
+    of weights is read once. A tile holds until the next.
+    """
     n_features = parameters.n_features if features is None else len(features)
-    height = min(n_features, max(16, _TILE_ENTRIES // len(tokens)))
-    buffer = chunk.scaled.new_empty(height, len(tokens))
-    everything = torch.arange(n_features, device=buffer.device)
+    n_tokens = len(chunk.scaled)
+    itemsize = 2 if chunk.coarse else chunk.scaled.itemsize
+    height = min(n_features, max(16, _TILE_BYTES // itemsize // n_tokens))
+    everything = torch.arange(n_features, device=chunk.scaled.device)
+    buffer = None if chunk.coarse else chunk.scaled.new_empty(height, n_tokens)
     for start in range(0, n_features, height):
         which: slice | Tensor = slice(start, min(start + height, n_features))
         indices = everything[which]
         if features is not None:
             which = indices = features[which]
-        yield EncoderTile(
-            parameters.encoder[which],
-            parameters.encoder_bias[which],
-            chunk,
-            indices,
-            tokens,
-            buffer,
-        )
+        weight, bias = parameters.encoder[which], parameters.encoder_bias[which, None]
+        if buffer is None:
+            products = coarse.upper_bounds(weight, bias, chunk.coarse)
+        else:
+            products = torch.mm(weight, chunk.scaled.T, out=buffer[: len(weight)])
+            if chunk.silent is not None:
+                products[:, chunk.silent] = -torch.inf
+        yield EncoderTile(weight, bias, chunk, products), indices
 
 
 def decode(codes: SparseCodes, parameters: Parameters) -> Tensor:

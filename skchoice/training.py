@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skchoice.allocation import Rule, WarmAllocator
 from skchoice.caps import CapSampler
 from skchoice.firing import FiringTracker
 from skchoice.gradients import MatchGradients
@@ -25,6 +24,8 @@ from skchoice.model import (
     encoder_input,
 )
 from skchoice.optimizer import Adam
+from skchoice.rules import Rule
+from skchoice.warm import WarmAllocator
 
 # Rows of a weight tile: its gradient, moments and values stay near the cache.
 _TILE_ROWS = 1024
@@ -164,7 +165,7 @@ def train_step(
     """Allocate one batch, reconstruct it, and update all parameters."""
     parameters = state.parameters
     tokens = encoder_input(x, parameters)
-    affinities = EncoderAffinities(parameters, lambda: [tokens], len(x))
+    affinities = EncoderAffinities(parameters, tokens, len(x))
     matches, caps = state.allocator(affinities, rule)[:2]
 
     codes = tokens.to_codes(matches)

@@ -7,23 +7,24 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from skchoice.allocation import Rule
 from skchoice.codes import SparseCodes
+from skchoice.rules import Rule
 
 
 class MatrixTile:
     """Some features and some tokens of a matrix."""
 
-    def __init__(
-        self, values: torch.Tensor, features: torch.Tensor, tokens: torch.Tensor
-    ):
-        self._values, self.features, self.tokens = values, features, tokens
+    def __init__(self, values: torch.Tensor):
+        self._values = values
+
+    def part(self, features: torch.Tensor) -> MatrixTile:
+        return MatrixTile(self._values[features])
 
     def hits(
         self, threshold: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         features, tokens = (self._values >= threshold).nonzero(as_tuple=True)
-        return features, tokens, self._values[features, tokens]
+        return features.int(), tokens.int(), self._values[features, tokens]
 
 
 class MatrixAffinities:
@@ -46,6 +47,7 @@ class MatrixAffinities:
         self.device = matrix.device
         self.dtype = matrix.dtype
         self.tile_features, self.tile_tokens = tile_features, tile_tokens
+        self.one_chunk = tile_tokens >= len(matrix)
         self._sizes = matrix.abs().amax(1) if sizes is None else sizes
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -53,7 +55,7 @@ class MatrixAffinities:
         self,
         features: torch.Tensor | None = None,
         tokens: torch.Tensor | None = None,
-    ) -> Iterator[MatrixTile]:
+    ) -> Iterator[tuple[MatrixTile, torch.Tensor, torch.Tensor]]:
         n_tokens, n_features = self.shape
         features = torch.arange(n_features) if features is None else features
         tokens = torch.arange(n_tokens) if tokens is None else tokens
@@ -66,7 +68,7 @@ class MatrixAffinities:
                 tile = buffer[: values.numel()].view(values.shape)
                 tile.copy_(values)
                 self.seen.append((of_chunk, of_tile))
-                yield MatrixTile(tile, of_tile, of_chunk)
+                yield MatrixTile(tile), of_tile, of_chunk
                 buffer.fill_(torch.nan)
 
     def token_sizes(self) -> torch.Tensor:

@@ -23,17 +23,11 @@ from invariants import (
 )
 
 from skchoice import allocation
-from skchoice.allocation import (
-    FeatureChoice,
-    MutualChoice,
-    Rule,
-    TokenChoice,
-    WarmAllocator,
-    allocate,
-    descending_in_groups,
-    select,
-)
+from skchoice import warm as warming
+from skchoice.allocation import allocate, select
 from skchoice.caps import systematic_caps, uniform_density, zipf_density
+from skchoice.rules import FeatureChoice, MutualChoice, Rule, TokenChoice
+from skchoice.warm import WarmAllocator
 
 
 def drawn(density, shape, rng):
@@ -298,7 +292,10 @@ def test_warm_allocation_is_dense_batch_after_batch(make, batches, data):
     warm = WarmAllocator()
     overflow = data.draw(st.sampled_from([0, 1 << 20]))
     hostile = data.draw(st.sampled_from([None, 0.0, 1e-6, 1e6]))
-    with mock.patch.multiple(allocation, _FIRST_LOOK=2, _MIN_OVERFLOW=overflow):
+    with (
+        mock.patch.object(warming, "_FIRST_LOOK", 2),
+        mock.patch.object(allocation, "_MIN_OVERFLOW", overflow),
+    ):
         for problem in batches:
             columns = torch.arange(n_features) % problem.matrix.shape[1]
             matrix = problem.matrix[:, columns].to(dtype)
@@ -349,8 +346,13 @@ def test_what_an_allocation_reports(make, problem, tiling):
     reached = values >= thresholds.clamp(min=0)[groups]
     counts = torch.bincount(groups[reached], minlength=len(caps))
     asked = caps > 0
-    assert torch.equal(seen.counts[asked], counts[asked])
-    assert torch.equal(seen.retried, (counts < caps) & (thresholds > 0))
+    short = (counts < caps) & (thresholds > 0)
+    if isinstance(rule, TokenChoice):  # it may raise its thresholds on the way
+        assert (seen.counts <= counts)[asked].all()
+        assert (seen.retried | ~short).all()
+    else:
+        assert torch.equal(seen.counts[asked], counts[asked])
+        assert torch.equal(seen.retried, short)
 
     # A cut is the least of what was kept, or 0 where the group had room.
     kept = expected(matrix, rule)[tokens, features]
@@ -444,21 +446,3 @@ def test_the_screen_finds_its_level_again(make, overflow, first, off_by):
     assert candidates(warm, rule, batch()) < torch.minimum(target, supply).sum()
     # Who has too few positives for its cap is always short.
     assert seen.retried[caps < 0.6 * supply].double().mean() < 1 / 3
-
-
-# -------------------------------------------------------------------------- the sorting
-
-
-@quick
-@given(
-    pairs=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5)), max_size=30),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    scale=st.sampled_from(["one", "huge", "subnormal"]),
-)
-def test_descending_in_groups(pairs, dtype, scale):
-    unit = {"one": 1.0, "huge": 1e30, "subnormal": subnormal(dtype)}[scale]
-    groups = torch.tensor([group for group, _ in pairs], dtype=torch.int64)
-    values = torch.tensor([value for _, value in pairs], dtype=dtype) * unit
-    order = descending_in_groups(groups, values)
-    by_definition = sorted(range(len(pairs)), key=lambda n: (pairs[n][0], -pairs[n][1]))
-    assert order.tolist() == by_definition

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_allocation import RULES, every_rule
 
-from skchoice.allocation import WarmAllocator
 from skchoice.codes import SparseCodes
 from skchoice.gradients import MatchGradients
 from skchoice.losses import reconstruction_loss
@@ -23,6 +22,7 @@ from skchoice.model import (
     decode,
     encoder_input,
 )
+from skchoice.warm import WarmAllocator
 
 every_importance = pytest.mark.parametrize(
     "relative", [False, True], ids=["absolute", "relative"]

@@ -154,7 +154,7 @@ def test_affinities_become_codes(relative):
 @given(
     shape=st.tuples(st.integers(1, 12), st.integers(1, 50), st.integers(1, 6)),
     chunk=st.integers(1, 12),
-    entries=st.sampled_from([1, 100, 1 << 21]),
+    entries=st.sampled_from([1, 400, 1 << 23]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     seed=st.integers(0, 999),
     restrict=st.sampled_from([None, "features", "tokens"]),
@@ -182,13 +182,13 @@ def test_tiles_hold_every_affinity_once(
         wanted &= inside if restrict == "features" else inside[:, None]
     found = torch.full((n_tokens, n_features), torch.nan, dtype=dtype)
     times = torch.zeros(n_tokens, n_features)
-    with mock.patch.object(model, "_TILE_ENTRIES", entries):
-        for tile in affinities.tiles(**members):
+    with mock.patch.object(model, "_TILE_BYTES", entries):
+        for tile, of_tile, of_chunk in affinities.tiles(**members):
             least = torch.full((1, 1), torch.finfo(dtype).tiny, dtype=dtype)
             if of_token:
-                least = least.expand(1, len(tile.tokens))
+                least = least.expand(1, len(of_chunk))
             features, tokens, values = tile.hits(least)
-            rows, cols = tile.tokens[tokens], tile.features[features]
+            rows, cols = of_chunk[tokens], of_tile[features]
             found[rows, cols] = values
             times[rows, cols] += 1
     exact = dense_affinities(x, parameters)
@@ -209,18 +209,19 @@ def test_hits_are_what_reaches_the_threshold(relative, dtype, coarsely):
     per_feature = exact.quantile(0.9, dim=0) + 1e-4
     per_token = exact.quantile(0.9, dim=1) + 1e-4
     with (
-        mock.patch.object(model, "_TILE_ENTRIES", 20 * 32),
+        mock.patch.object(model, "_TILE_BYTES", 20 * 32 * 4),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
+        mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
     ):
         for spread, reached in (
-            (lambda tile: per_feature[tile.features][:, None], exact >= per_feature),
-            (lambda tile: per_token[tile.tokens][None], exact.T >= per_token),
-            (lambda tile: torch.full((1, 1), 0.7, dtype=dtype), exact >= 0.7),
+            (lambda cols, rows: per_feature[cols][:, None], exact >= per_feature),
+            (lambda cols, rows: per_token[rows][None], exact.T >= per_token),
+            (lambda cols, rows: torch.full((1, 1), 0.7, dtype=dtype), exact >= 0.7),
         ):
             found = torch.zeros(50, 70, dtype=torch.bool)
-            for tile in affinities_in_chunks(x, parameters, 20).tiles():
-                features, tokens, _ = tile.hits(spread(tile))
-                found[tile.tokens[tokens], tile.features[features]] = True
+            for tile, cols, rows in affinities_in_chunks(x, parameters, 20).tiles():
+                features, tokens, _ = tile.hits(spread(cols, rows))
+                found[rows[tokens], cols[features]] = True
             reached = reached if reached.shape == found.shape else reached.T
             assert torch.equal(found, reached)
             assert 0 < found.sum() < 2500
@@ -247,8 +248,9 @@ def test_allocation_streams_through_the_encoder(make, relative, dtype, coarsely)
     mask = expected(exact, rule)
     n_groups = len(rule.caps((40, 60)))
     with (
-        mock.patch.object(model, "_TILE_ENTRIES", 20 * 17),
+        mock.patch.object(model, "_TILE_BYTES", 20 * 17 * 4),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
+        mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
     ):
         for start in (0.0, 0.8, 100.0):
             thresholds = torch.full((n_groups,), start, dtype=dtype)

@@ -74,11 +74,12 @@ def test_bag_sum(dtype, bags):
 @every_dtype
 @quick
 @given(bags=bags())
-def test_bag_dots(dtype, bags):
+def test_pair_dots(dtype, bags):
     bags = bags.to(dtype)
-    arguments = bags.upstream, bags.table, bags.index, bags.pointers
-    dots = eager.bag_dots(*arguments)
-    assert_close(dots, reference.bag_dots(*arguments), dtype)
+    of_member = torch.repeat_interleave(bags.pointers.diff()).int()
+    arguments = bags.upstream, bags.table, of_member, bags.index
+    dots = eager.pair_dots(*arguments)
+    assert_close(dots, reference.pair_dots(*arguments), dtype)
     # It is the gradient of bag_sum with respect to the weights.
     weights = bags.weights.clone().requires_grad_()
     sums = reference.bag_sum(bags.table, bags.index, bags.pointers, weights)
@@ -101,8 +102,9 @@ def test_bags_of_thousands_of_members(dtype):
     sums, expected = eager.bag_sum(*arguments), reference.bag_sum(*arguments)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=2e-4)
     assert (sums[[0, 3, 4, 6]] == 0).all()
-    arguments = bags.upstream, bags.table, bags.index, bags.pointers
-    assert_close(eager.bag_dots(*arguments), reference.bag_dots(*arguments), dtype)
+    of_member = torch.repeat_interleave(bags.pointers.diff()).int()
+    arguments = bags.upstream, bags.table, of_member, bags.index
+    assert_close(eager.pair_dots(*arguments), reference.pair_dots(*arguments), dtype)
 
 
 # --------------------------------------------------------------------------- find_hits
@@ -116,7 +118,6 @@ class Screen(NamedTuple):
     threshold: torch.Tensor
 
     def to(self, dtype):
-        # A copy: find_hits may overwrite the tile.
         return Screen(*(tensor.to(dtype, copy=True) for tensor in self))
 
 
@@ -196,6 +197,12 @@ def test_hits_outlive_the_tile(bias):
 # ------------------------------------------------------------------ find_hits, coarse
 
 
+def coarse_hits(weight, bias, inputs, threshold):
+    inputs = CoarseInputs(inputs)
+    bounds = coarse.upper_bounds(weight, bias, inputs)
+    return coarse.find_hits(bounds, weight, bias, inputs, threshold)
+
+
 @pytest.mark.parametrize("share", [0.5, 0.05, 0.001])
 @pytest.mark.parametrize("bias_scale", [0.0, 0.1, 3.0])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (40, 30, 7), (300, 200, 65)])
@@ -215,9 +222,7 @@ def test_the_coarse_screen_loses_nothing(shape, bias_scale, share):
         torch.full((1, 1), torch.inf),
     ):
         threshold = threshold.clamp(min=torch.finfo(torch.float32).tiny)
-        rows, columns, values = coarse.find_hits(
-            weight, bias, CoarseInputs(inputs), threshold
-        )
+        rows, columns, values = coarse_hits(weight, bias, inputs, threshold)
         # The two float32 products may differ in their last places, and no more.
         rounding = 1e-5
         torch.testing.assert_close(
@@ -247,8 +252,8 @@ def test_the_coarse_screen_loses_nothing_to_a_bias_that_nearly_cancels(scale, d)
     bias = -share * product.amax(1, keepdim=True)
     exact = product + bias
     for threshold in (1e-4, 1e-2):
-        rows, columns, _ = coarse.find_hits(
-            weight, bias, CoarseInputs(inputs), torch.tensor([[threshold]])
+        rows, columns, _ = coarse_hits(
+            weight, bias, inputs, torch.tensor([[threshold]])
         )
         found = torch.zeros(2000, 300, dtype=torch.bool)
         found[rows, columns] = True
@@ -263,8 +268,8 @@ def test_the_coarse_screen_finds_what_rounding_hides():
     inputs = torch.tensor([[1.0, 0.0]])
     assert weight.bfloat16()[:, 0].tolist() == [1.0, 1.0, 1.0]
     for threshold, expected in ((1.0, [0, 2]), (1.0035, [2]), (0.9, [0, 1, 2])):
-        rows, _, values = coarse.find_hits(
-            weight, torch.zeros(3, 1), CoarseInputs(inputs), torch.tensor([[threshold]])
+        rows, _, values = coarse_hits(
+            weight, torch.zeros(3, 1), inputs, torch.tensor([[threshold]])
         )
         assert rows.tolist() == expected
         torch.testing.assert_close(values, weight[expected, 0], rtol=0, atol=0)
@@ -277,5 +282,5 @@ def test_the_coarse_screen_knows_the_rounding_of_a_large_bias():
     exact = weight @ inputs.T + bias
     threshold = torch.tensor([[2.0**19 + 0.0625]])
     assert (exact >= threshold).view(-1).tolist() == [True, False]
-    rows, _, _ = coarse.find_hits(weight, bias, CoarseInputs(inputs), threshold)
+    rows, _, _ = coarse_hits(weight, bias, inputs, threshold)
     assert rows.tolist() == [0]

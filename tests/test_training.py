@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skchoice import training
-from skchoice.allocation import FeatureChoice, MutualChoice, TokenChoice
 from skchoice.firing import FiringTracker
 from skchoice.model import Parameters
 from skchoice.optimizer import Adam
+from skchoice.rules import FeatureChoice, MutualChoice, TokenChoice
 from skchoice.training import (
     AuxiliaryOptions,
     Standardisation,

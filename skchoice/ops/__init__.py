@@ -3,7 +3,7 @@
 =============  ==============================================================
 ``find_hits``  positions and values of a tile that reach a threshold
 ``bag_sum``    weighted sums of table rows, one bag per output row
-``bag_dots``   dot product of each bag's upstream row with each of its members
+``pair_dots``  dot products of pairs of rows
 =============  ==============================================================
 
 :mod:`skchoice.ops.eager` is torch on any device and what the library runs;

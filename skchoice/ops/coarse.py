@@ -14,7 +14,6 @@ one by one. So no match is lost.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,30 +48,53 @@ class CoarseInputs:
         _append(self.operand, inputs.shape[1] + 1, columns)
 
 
-def find_hits(
-    weight: Tensor, bias: Tensor, inputs: CoarseInputs, threshold: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the entries of ``weight @ inputs.T + bias`` that reach a threshold.
+def upper_bounds(weight: Tensor, bias: Tensor, inputs: CoarseInputs) -> Tensor:
+    """Bound the entries of ``weight @ inputs.T + bias`` from above.
 
     Parameters
     ----------
     weight : float32 Tensor of shape (n_rows, d)
     bias : Tensor of shape (n_rows, 1)
     inputs : CoarseInputs of shape (n_columns, d)
-    threshold : Tensor of shape (n_rows, 1), (1, n_columns) or (1, 1), nonnegative
 
     Returns
     -------
-    rows, columns : int64 Tensors of shape (n_hits,), in row-major order
-    values : float32 Tensor of shape (n_hits,)
+    bfloat16 Tensor of shape (n_rows, n_columns)
     """
     operand, rounding = _operand(weight)
     size = torch.linalg.vector_norm(weight, dim=1) + rounding
     _append(operand, weight.shape[1], (bias[:, 0], rounding, size))
-    rows, columns = _reach(operand @ inputs.operand.T, threshold)
-    counts = torch.bincount(rows, minlength=len(weight))
-    pointers = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
-    values = eager.bag_dots(weight, inputs.inputs, columns.int(), pointers)
+    return operand @ inputs.operand.T
+
+
+def find_hits(
+    bounds: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    inputs: CoarseInputs,
+    threshold: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the entries of ``weight @ inputs.T + bias`` that reach a threshold.
+
+    Parameters
+    ----------
+    bounds : Tensor
+        From :func:`upper_bounds` of the next three.
+    weight, bias, inputs
+    threshold : Tensor of shape (n_rows, 1), (1, n_columns) or (1, 1), nonnegative
+
+    Returns
+    -------
+    rows, columns : int32 Tensors of shape (n_hits,), in row-major order
+    values : float32 Tensor of shape (n_hits,)
+    """
+    # Rounding is monotonic, so the rounded threshold is as safe as the threshold. The
+    # bits of nonnegative floats sort as integers, and negative floats are negative
+    # integers: that is how numpy, which knows no bfloat16, compares them.
+    lower = threshold.bfloat16().view(torch.int16).numpy()
+    reached = bounds.view(torch.int16).numpy() >= lower
+    rows, columns = eager.positions(torch.from_numpy(reached))
+    values = eager.pair_dots(weight, inputs.inputs, rows, columns)
     values += bias[rows, 0]
     return eager.reaching(threshold, rows, columns, values)
 
@@ -93,14 +115,3 @@ def _append(operand: Tensor, width: int, columns: tuple[Tensor, ...]) -> None:
     for number, column in enumerate(columns, start=width):
         # Twice what rounding to nearest can take away.
         operand[:, number] = column + column.abs() * 2.0**-7
-
-
-def _reach(bounds: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where bounds reach a threshold, in row-major order."""
-    # Rounding is monotonic, so the rounded threshold is as safe as the threshold. The
-    # bits of nonnegative floats sort as integers, and negative floats are negative
-    # integers: that is how numpy, which knows no bfloat16, compares them.
-    lower = threshold.bfloat16().view(torch.int16).numpy()
-    flat = torch.from_numpy(np.flatnonzero(bounds.view(torch.int16).numpy() >= lower))
-    rows = torch.div(flat, bounds.shape[1], rounding_mode="floor")
-    return rows, flat - rows * bounds.shape[1]

@@ -15,22 +15,41 @@ def find_hits(
     Parameters
     ----------
     tile : Tensor of shape (n_rows, n_columns), contiguous
-        May be overwritten.
     bias : Tensor of shape (n_rows, 1)
     threshold : Tensor of shape (n_rows, 1), (1, n_columns) or (1, 1)
 
     Returns
     -------
-    rows, columns : int64 Tensors of shape (n_hits,), in row-major order
+    rows, columns : int32 Tensors of shape (n_hits,), in row-major order
     values : Tensor of shape (n_hits,)
         Of ``tile + bias``.
     """
     if threshold.shape[1] > 1:
-        rows, columns, values = _scan(tile.add_(bias), threshold)
-        return rows, columns, values
+        tile = tile + bias
+        rows, columns = positions(_reached(tile, threshold))
+        return rows, columns, tile[rows, columns]
     # Adding the bias to the hits alone saves a pass.
-    rows, columns, values = _scan(tile, lowered(threshold, bias))
-    return reaching(threshold, rows, columns, values + bias[rows, 0])
+    rows, columns = positions(_reached(tile, lowered(threshold, bias)))
+    values = tile[rows, columns] + bias[rows, 0]
+    return reaching(threshold, rows, columns, values)
+
+
+def _reached(tile: Tensor, threshold: Tensor) -> Tensor:
+    if tile.device.type == "cpu":
+        return torch.from_numpy(tile.numpy() >= threshold.numpy())
+    return tile >= threshold
+
+
+def positions(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows and columns, int32, where a mask of shape (m, n) is true."""
+    width = mask.shape[1]
+    if mask.device.type == "cpu":
+        # numpy's scan is several times faster than nonzero, and so is its division.
+        flat = np.flatnonzero(mask.numpy()).astype(np.int32)
+        rows = flat // np.int32(width)
+        return torch.from_numpy(rows), torch.from_numpy(flat - rows * np.int32(width))
+    rows, columns = mask.nonzero().int().unbind(1)
+    return rows, columns
 
 
 def reaching(
@@ -55,16 +74,6 @@ def lowered(threshold: Tensor, bias: Tensor) -> Tensor:
     largest = torch.finfo(lower.dtype).max
     rounding = 4 * torch.finfo(lower.dtype).eps
     return lower - rounding * (lower.abs().clamp(max=largest) + bias.abs())
-
-
-def _scan(tile: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if tile.device.type == "cpu":
-        # numpy's scan of a boolean array is several times faster than nonzero.
-        flat = torch.from_numpy(np.flatnonzero(tile.numpy() >= threshold.numpy()))
-    else:
-        flat = (tile >= threshold).view(-1).nonzero().view(-1)
-    rows = torch.div(flat, tile.shape[1], rounding_mode="floor")
-    return rows, flat - rows * tile.shape[1], tile.view(-1)[flat]
 
 
 def bag_sum(table: Tensor, index: Tensor, pointers: Tensor, weights: Tensor) -> Tensor:
@@ -93,26 +102,25 @@ def bag_sum(table: Tensor, index: Tensor, pointers: Tensor, weights: Tensor) -> 
     )
 
 
-def bag_dots(
-    upstream: Tensor, table: Tensor, index: Tensor, pointers: Tensor
+def pair_dots(
+    left: Tensor, right: Tensor, left_rows: Tensor, right_rows: Tensor
 ) -> Tensor:
-    """Dot product of each bag's upstream row with each member of the bag.
+    """Dot products of pairs of rows.
 
-    This is the gradient of :func:`bag_sum` with respect to its weights.
+    With bags for left rows this is the gradient of :func:`bag_sum` with respect to its
+    weights.
 
     Parameters
     ----------
-    upstream : Tensor of shape (n_bags, d)
-    table : Tensor of shape (n_table, d)
-    index : int32 Tensor of shape (n_members,)
-    pointers : int32 Tensor of shape (n_bags + 1,)
+    left : Tensor of shape (n_left, d)
+    right : Tensor of shape (n_right, d)
+    left_rows, right_rows : int32 Tensors of shape (n_pairs,)
 
     Returns
     -------
-    Tensor of shape (n_members,)
+    Tensor of shape (n_pairs,)
     """
-    bags = torch.repeat_interleave(pointers.diff().long(), output_size=len(index)).int()
     # The gather-and-sum form of the same thing costs fourteen times as much.
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        upstream, table, index, pointers[:-1], bags, 0
+        left, right, right_rows, right_rows[:1], left_rows, 0
     )

@@ -12,7 +12,7 @@ def find_hits(
     """Rows, columns and values of ``tile + bias`` at or over ``threshold``."""
     biased = tile + bias
     rows, columns = (biased >= threshold).nonzero(as_tuple=True)
-    return rows, columns, biased[rows, columns]
+    return rows.int(), columns.int(), biased[rows, columns]
 
 
 def bag_sum(table: Tensor, index: Tensor, pointers: Tensor, weights: Tensor) -> Tensor:
@@ -20,12 +20,11 @@ def bag_sum(table: Tensor, index: Tensor, pointers: Tensor, weights: Tensor) -> 
     return _incidence(table, index, pointers, weights) @ table
 
 
-def bag_dots(
-    upstream: Tensor, table: Tensor, index: Tensor, pointers: Tensor
+def pair_dots(
+    left: Tensor, right: Tensor, left_rows: Tensor, right_rows: Tensor
 ) -> Tensor:
-    """``upstream[i] @ table[index[m]]`` for each member ``m`` of each bag ``i``."""
-    bags = torch.repeat_interleave(pointers.diff().long())
-    return (upstream[bags] * table[index.long()]).sum(dim=1)
+    """``left[left_rows[m]] @ right[right_rows[m]]`` for each pair ``m``."""
+    return (left[left_rows.long()] * right[right_rows.long()]).sum(dim=1)
 
 
 def _incidence(

@@ -1,0 +1,221 @@
+"""The allocation rules: how pairs are grouped, and how many matches a group may have.
+
+Every rule divides the (token, feature) pairs into groups of equal size and keeps, in
+each group, the largest affinities up to the group's cap. Only strictly positive
+affinities match; ties at a cut go to the smaller flat index ``token * n_features +
+feature``.
+
+=====================  ======================  =================================
+rule                   a group is              its cap
+=====================  ======================  =================================
+:class:`TokenChoice`   one token               ``k``
+:class:`MutualChoice`  the whole batch         ``round(k * n_tokens)``
+:class:`FeatureChoice` one feature             ``m_j``, given
+=====================  ======================  =================================
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from skchoice.allocation import Affinities, Allocation
+
+# The number of candidates falls with about this power of the threshold.
+FALL = 4
+# Share of tokens that Token Choice may have to look at twice.
+_SHORT = 0.05
+# Candidates that Token Choice aims at, in matches, once some features have been seen.
+_ROOM = 1.4
+
+
+class Rule(ABC):
+    """How pairs are grouped, and how many matches each group may have."""
+
+    by_feature = False  # whether each group is of one feature
+
+    @abstractmethod
+    def caps(self, shape: tuple[int, int]) -> Tensor:
+        """Return the cap of each group, int64."""
+
+    @abstractmethod
+    def groups(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """Return the group of each pair, int64."""
+
+    @abstractmethod
+    def members(self, tokens: Tensor, features: Tensor, n_features: int) -> Tensor:
+        """Return each pair's number within its group, rising with its flat index."""
+
+    @abstractmethod
+    def over_tile(self, per_group: Tensor, features: Tensor, tokens: Tensor) -> Tensor:
+        """Spread a value per group over a tile, broadcastable to its shape."""
+
+    @abstractmethod
+    def restriction(self, groups: Tensor) -> dict[str, Tensor]:
+        """Return which features, or which tokens, hold all of these groups."""
+
+    def of_features(self, features: Tensor) -> Rule:
+        """Return the rule of some features alone, where groups do not span them."""
+        raise NotImplementedError
+
+    def sampled(self, share: float) -> Rule:
+        """Return the rule for a sample of the tokens."""
+        return self
+
+    # --------------------------------------------------------- where to start looking
+
+    def spread(self, level: Tensor, affinities: Affinities) -> Tensor:
+        """Return each group's screening threshold from what was learned."""
+        return level
+
+    def first_level(self, cuts: Tensor, affinities: Affinities) -> Tensor:
+        """Return a level from the cuts of a first exact allocation."""
+        return cuts
+
+    def next_level(
+        self, level: Tensor, seen: Allocation, affinities: Affinities
+    ) -> Tensor:
+        """Return the level for the next batch, from the allocation of this one.
+
+        It steers the number of candidates to a little over the cap: so many that the
+        noise from batch to batch seldom leaves a group short.
+        """
+        target = 1.1 * seen.caps + 1.5 * seen.caps.sqrt() + 1.0
+        change = ((seen.counts + 1.0) / (target + 1.0)).pow(1 / FALL).to(level.dtype)
+        # A level that was much too low says nothing; the cut then does.
+        steered = torch.maximum(level * change, 0.7 * seen.cuts)
+        # Who has too few positives is done in one look from a level of zero.
+        steered = torch.where(seen.exhausted, 0.0, steered)
+        return torch.where(seen.caps > 0, steered, level)
+
+    def raised(self, thresholds: Tensor, counts: Tensor, share: float) -> Tensor:
+        """Return thresholds for the rest, once a share of the features was seen.
+
+        ``counts`` are the candidates so far. No threshold falls.
+        """
+        return thresholds
+
+
+@dataclass(frozen=True)
+class TokenChoice(Rule):
+    """Each token keeps its ``k`` largest affinities (TopK)."""
+
+    k: int
+
+    def caps(self, shape: tuple[int, int]) -> Tensor:
+        """Return ``k`` for every token."""
+        return torch.full((shape[0],), self.k)
+
+    def groups(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """Return the token of each pair."""
+        return tokens
+
+    def members(self, tokens: Tensor, features: Tensor, n_features: int) -> Tensor:
+        """Return the feature of each pair."""
+        return features
+
+    def over_tile(self, per_group: Tensor, features: Tensor, tokens: Tensor) -> Tensor:
+        """Spread a value per token."""
+        return per_group[tokens][None, :]
+
+    def restriction(self, groups: Tensor) -> dict[str, Tensor]:
+        """Return the tokens themselves."""
+        return {"tokens": groups}
+
+    def spread(self, level: Tensor, affinities: Affinities) -> Tensor:
+        """Return one threshold for all tokens, in units of their size."""
+        return level * affinities.token_sizes()
+
+    def first_level(self, cuts: Tensor, affinities: Affinities) -> Tensor:
+        """Return a cut that nearly all tokens reach."""
+        sizes = affinities.token_sizes()
+        # Tokens with too few positives have no cut, and no level would serve them.
+        there = (cuts > 0) & cuts.isfinite() & (sizes > 0)
+        relative = cuts[there] / sizes[there]
+        if not len(relative):
+            return cuts.new_zeros(1)
+        return relative.kthvalue(1 + int(_SHORT * len(relative))).values.view(1)
+
+    def next_level(
+        self, level: Tensor, seen: Allocation, affinities: Affinities
+    ) -> Tensor:
+        """Return a level that nearly all of the cuts of this batch reach."""
+        return self.first_level(seen.cuts, affinities)
+
+    def raised(self, thresholds: Tensor, counts: Tensor, share: float) -> Tensor:
+        """Return for each token a threshold of its own.
+
+        A level for all tokens lets several times the budget through; how many
+        candidates a token has among the first features tells where its cut will be.
+        """
+        expected = counts / share
+        room = expected / (_ROOM * self.k)
+        return thresholds * room.pow(1 / FALL).clamp(min=1.0).to(thresholds.dtype)
+
+
+@dataclass(frozen=True)
+class MutualChoice(Rule):
+    """The batch keeps its ``round(k * n_tokens)`` largest affinities."""
+
+    k: float
+
+    def caps(self, shape: tuple[int, int]) -> Tensor:
+        """Return the budget of the batch."""
+        return torch.tensor([round(self.k * shape[0])])
+
+    def groups(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """Return group 0 for every pair."""
+        return torch.zeros_like(tokens)
+
+    def members(self, tokens: Tensor, features: Tensor, n_features: int) -> Tensor:
+        """Return the flat index of each pair."""
+        return tokens * n_features + features
+
+    def over_tile(self, per_group: Tensor, features: Tensor, tokens: Tensor) -> Tensor:
+        """Spread the one value."""
+        return per_group[:, None]
+
+    def restriction(self, groups: Tensor) -> dict[str, Tensor]:
+        """Return no restriction."""
+        return {}
+
+
+@dataclass(frozen=True)
+class FeatureChoice(Rule):
+    """Feature ``j`` keeps its ``feature_caps[j]`` largest affinities."""
+
+    feature_caps: Tensor  # (n_features,) int64
+    by_feature = True
+
+    def caps(self, shape: tuple[int, int]) -> Tensor:
+        """Return the given caps."""
+        return self.feature_caps
+
+    def groups(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """Return the feature of each pair."""
+        return features
+
+    def members(self, tokens: Tensor, features: Tensor, n_features: int) -> Tensor:
+        """Return the token of each pair."""
+        return tokens
+
+    def over_tile(self, per_group: Tensor, features: Tensor, tokens: Tensor) -> Tensor:
+        """Spread a value per feature."""
+        return per_group[features][:, None]
+
+    def restriction(self, groups: Tensor) -> dict[str, Tensor]:
+        """Return the features themselves."""
+        return {"features": groups}
+
+    def of_features(self, features: Tensor) -> FeatureChoice:
+        """Return the rule with the caps of these features."""
+        return FeatureChoice(self.feature_caps.to(features.device)[features])
+
+    def sampled(self, share: float) -> FeatureChoice:
+        """Scale the caps; every feature keeps at least one match."""
+        return FeatureChoice((self.feature_caps * share).ceil().long().clamp(min=1))
