@@ -31,6 +31,8 @@ from skchoice.warm import WarmAllocator
 _TILE_ROWS = 1024
 # A row counts for the loss as if it had at most this many times the median norm.
 _NORM_LIMIT = 3.0
+# Pre-activations that the auxiliary loss computes at most, unless batches are huge.
+_AUXILIARY_ENTRIES = 1 << 22
 # The underused features are looked up again after this many steps.
 _REFRESH = 8
 _SMALLEST_SCALE = 1e-30
@@ -206,11 +208,13 @@ def _auxiliary_gradients(
     """Gradients of the auxiliary loss for some of the underused features.
 
     At most one in 32 features takes part in a step, drawn anew each time, so that the
-    loss costs at most a fraction of the step however many are underused.
+    loss costs at most a fraction of the step however many are underused, and no more
+    than memory should be given to.
     """
     parameters = state.parameters
     features = state.underused
-    most = max(256, parameters.n_features // 32)
+    share, room = parameters.n_features // 32, _AUXILIARY_ENTRIES // len(error)
+    most = max(256, min(share, room))
     if len(features) > most:
         drawn = np.sort(state.rng.choice(len(features), most, replace=False))
         features = features[torch.from_numpy(drawn).to(features.device)]
