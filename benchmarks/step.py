@@ -26,8 +26,9 @@ from skchoice.batches import shuffled_batches
 from skchoice.inputs import Rows
 from skchoice.model import EncoderAffinities, encoder_input
 from skchoice.ordering import rank
+from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
-from skchoice.training import AuxiliaryOptions, TrainingState, _Tally, train_step
+from skchoice.training import TrainingState, _Tally, train_step
 
 ARMS = {
     "token": TokenChoiceSAE,

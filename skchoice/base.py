@@ -27,9 +27,9 @@ from skchoice.inputs import Rows
 from skchoice.model import EncoderAffinities, random_parameters
 from skchoice.optimizer import Adam
 from skchoice.reservoir import Reservoir
+from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
 from skchoice.training import (
-    AuxiliaryOptions,
     TrainingState,
     linear_schedule,
     standardise,

@@ -28,6 +28,8 @@ from skchoice.ops.coarse import CoarseInputs
 _TILE_BYTES = 1 << 23
 # Fewer tokens than this do not repay rounding the weights to bfloat16.
 _MIN_COARSE_TOKENS = 512
+# Places in Parameters.arrays().
+ENCODER, ENCODER_BIAS, DECODER, DECODER_BIAS = range(4)
 
 
 @dataclass

@@ -70,3 +70,8 @@ class Adam:
             maximize=False,
         )
         return rows
+
+    def forget(self, which: int, rows: Tensor) -> None:
+        """Clear the moments of some rows, where they were moved by other means."""
+        for moment in self.moments[which]:
+            moment[rows] = 0.0

@@ -14,16 +14,20 @@ from torch import Tensor
 from skchoice.caps import CapSampler
 from skchoice.firing import FiringTracker
 from skchoice.gradients import MatchGradients
-from skchoice.losses import auxiliary_loss, reconstruction_loss
+from skchoice.losses import reconstruction_loss
 from skchoice.metrics import ZipfFit
 from skchoice.model import (
+    DECODER,
+    DECODER_BIAS,
+    ENCODER,
+    ENCODER_BIAS,
     EncoderAffinities,
     Parameters,
-    Tokens,
     decode,
     encoder_input,
 )
 from skchoice.optimizer import Adam
+from skchoice.revival import AuxiliaryGradients, AuxiliaryOptions, revive
 from skchoice.rules import Rule
 from skchoice.warm import WarmAllocator
 
@@ -31,12 +35,7 @@ from skchoice.warm import WarmAllocator
 _TILE_ROWS = 1024
 # A row counts for the loss as if it had at most this many times the median norm.
 _NORM_LIMIT = 3.0
-# Pre-activations that the auxiliary loss computes at most, unless batches are huge.
-_AUXILIARY_ENTRIES = 1 << 22
-# The underused features are looked up again after this many steps.
-_REFRESH = 8
 _SMALLEST_SCALE = 1e-30
-_ENCODER, _ENCODER_BIAS, _DECODER, _DECODER_BIAS = range(4)
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,6 @@ class Standardisation:
     def to(self, device: torch.device) -> Standardisation:
         """Return the same on a device."""
         return Standardisation(self.centre.to(device), self.scale)
-
-
-@dataclass(frozen=True)
-class AuxiliaryOptions:
-    """Which auxiliary loss, and how much of it."""
-
-    kind: str | None
-    coefficient: float
-    k: int
 
 
 @dataclass
@@ -176,10 +166,7 @@ def train_step(
     gradients = MatchGradients(result.gradient, tokens, codes, parameters)
 
     state.tracker.update(matches.counts(), len(x))
-    _refresh_underused(state, auxiliary)
-    extra = None
-    if state.underused is not None and len(state.underused):
-        extra = _auxiliary_gradients(state, tokens, -error, auxiliary)
+    extra = revive(state, tokens, matches, -error, auxiliary)
     _update(state, gradients, extra, learning_rate)
 
     tally.steps += 1
@@ -192,63 +179,10 @@ def train_step(
     tally.variance += result.variance.item()
 
 
-@dataclass
-class _AuxiliaryGradients:
-    features: Tensor
-    encoder: Tensor
-    encoder_bias: Tensor
-    decoder: Tensor
-    loss: float
-
-
-@torch.enable_grad()
-def _auxiliary_gradients(
-    state: TrainingState, tokens: Tokens, error: Tensor, options: AuxiliaryOptions
-) -> _AuxiliaryGradients:
-    """Gradients of the auxiliary loss for some of the underused features.
-
-    At most one in 32 features takes part in a step, drawn anew each time, so that the
-    loss costs at most a fraction of the step however many are underused, and no more
-    than memory should be given to.
-    """
-    parameters = state.parameters
-    features = state.underused
-    share, room = parameters.n_features // 32, _AUXILIARY_ENTRIES // len(error)
-    most = max(256, min(share, room))
-    if len(features) > most:
-        drawn = np.sort(state.rng.choice(len(features), most, replace=False))
-        features = features[torch.from_numpy(drawn).to(features.device)]
-    encoder, bias, decoder = (
-        array[features].requires_grad_()
-        for array in (
-            parameters.encoder,
-            parameters.encoder_bias,
-            parameters.decoder,
-        )
-    )
-    preactivations = torch.addmm(bias, tokens.scaled, encoder.T)
-    if tokens.norms is not None:
-        preactivations = preactivations * tokens.norms[:, None]
-    loss = auxiliary_loss(error, preactivations, decoder, options.k)
-    gradients = torch.autograd.grad(
-        options.coefficient * loss, (encoder, bias, decoder)
-    )
-    return _AuxiliaryGradients(features, *gradients, loss.item())
-
-
-def _refresh_underused(state: TrainingState, auxiliary: AuxiliaryOptions) -> None:
-    """Look up which features the auxiliary loss is for, every few steps."""
-    if auxiliary.kind is None or state.optimizer.step % _REFRESH:
-        return
-    tracker = state.tracker
-    mask = tracker.underused() if auxiliary.kind == "zipf" else tracker.dead()
-    state.underused = mask.nonzero().view(-1)
-
-
 def _update(
     state: TrainingState,
     gradients: MatchGradients,
-    extra: _AuxiliaryGradients | None,
+    extra: AuxiliaryGradients | None,
     learning_rate: float,
 ) -> None:
     """Take one Adam step, a tile of features at a time."""
@@ -259,8 +193,8 @@ def _update(
         gradients.parallel[extra.features] += (
             extra.decoder * parameters.decoder[extra.features]
         ).sum(1)
-    optimizer.update(_DECODER_BIAS, gradients.decoder_bias)
-    optimizer.update(_ENCODER_BIAS, gradients.encoder_bias)
+    optimizer.update(DECODER_BIAS, gradients.decoder_bias)
+    optimizer.update(ENCODER_BIAS, gradients.encoder_bias)
     n_features = parameters.n_features
     height = _TILE_ROWS if parameters.encoder.device.type == "cpu" else n_features
     for start in range(0, n_features, height):
@@ -274,8 +208,8 @@ def _update(
         rows = parameters.decoder[start:stop]
         # A step along the direction itself would be undone by the normalisation.
         decoder.addcmul_(rows, gradients.parallel[start:stop, None], value=-1)
-        optimizer.update(_ENCODER, encoder, start, stop)
-        rows = optimizer.update(_DECODER, decoder, start, stop)
+        optimizer.update(ENCODER, encoder, start, stop)
+        rows = optimizer.update(DECODER, decoder, start, stop)
         torch.nn.functional.normalize(rows, dim=1, out=rows)
 
 

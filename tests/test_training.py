@@ -14,9 +14,9 @@ from skchoice import training
 from skchoice.firing import FiringTracker
 from skchoice.model import Parameters
 from skchoice.optimizer import Adam
+from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import FeatureChoice, MutualChoice, TokenChoice
 from skchoice.training import (
-    AuxiliaryOptions,
     Standardisation,
     TrainingState,
     linear_schedule,

@@ -1,0 +1,63 @@
+"""Features that no token comes near are brought back, and the healthy stay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
+
+F, K, COLUMNS = 96, 4, 16
+
+
+def mixture(n_rows, seed=0):
+    """Rows of a few of many directions, as in the hypothesis behind the method."""
+    rng = np.random.default_rng(seed)
+    directions = np.random.default_rng(99).standard_normal((48, COLUMNS))
+    present = rng.random((n_rows, 48)) < 0.06
+    X = (present * rng.gamma(3.0, size=present.shape)) @ directions
+    return X + 0.05 * rng.standard_normal(X.shape)
+
+
+def silent(sae, X):
+    return sae.transform(X).getnnz(axis=0) == 0
+
+
+@pytest.mark.parametrize("depth", [0.5, 100.0])
+@pytest.mark.parametrize("aux", ["zipf", "k"])
+@pytest.mark.parametrize("SAE", [TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE])
+def test_planted_dead_features_are_revived(SAE, aux, depth):
+    X = mixture(4000)
+    sae = SAE(
+        F,
+        K,
+        aux=aux,
+        batch_size=256,
+        max_iter=10,
+        dead_after=2048,
+        warm_start=True,
+        random_state=0,
+    ).fit(X)
+    planted = np.arange(F) % 4 == 0
+    lost_before = silent(sae, X)[~planted].sum()
+    scale = sae._standardisation.scale
+    bias = sae._state.parameters.encoder_bias
+    bias[torch.from_numpy(planted)] -= depth * (scale if SAE is TokenChoiceSAE else 1)
+    before = sae.score(X)
+    sae.fit(X)
+    # Within the 160 steps of these ten passes.
+    assert silent(sae, X)[planted].sum() <= 1
+    assert silent(sae, X)[~planted].sum() <= lost_before
+    assert sae.dead_features_.sum() <= 1
+    assert sae.score(X) > before - 0.02
+
+
+def test_without_the_loss_they_stay_dead():
+    X = mixture(4000)
+    sae = MutualChoiceSAE(
+        F, K, aux=None, batch_size=256, warm_start=True, random_state=0
+    ).fit(X)
+    sae._state.parameters.encoder_bias[::4] -= 100.0
+    sae.fit(X)
+    assert silent(sae, X)[::4].all()
