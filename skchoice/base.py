@@ -17,7 +17,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from skchoice import diagnosis
+from skchoice import diagnosis, provenance
 from skchoice.allocation import Rule, WarmAllocator
 from skchoice.batches import shuffled_batches
 from skchoice.calibration import Calibration
@@ -163,12 +163,15 @@ class ChoiceSAE(FittedSAE):
         self._check_parameters(rows, rows.shape[0] - self._n_held(rows))
         seed = self._seed()
         state, n_iter = None, self.max_iter
+        before = None
         if self.warm_start:
             state = self._state_to_go_on_from(rows, seed)
+        if state is not None:
+            n_iter += self.n_iter_
+            before = getattr(self, "provenance_", None)
+        names["provenance_"] = provenance.describe(rows, before)
         if state is None:
             state = self._new_state(rows, seed)
-        else:
-            n_iter += self.n_iter_
         train_units, held_units = self._split(rows, seed)
         batch_size = min(self.batch_size, rows.count(train_units))
         n_steps = math.ceil(self.max_iter * rows.count(train_units) / batch_size)
@@ -251,6 +254,8 @@ class ChoiceSAE(FittedSAE):
         )
         # Reads all rows, and so refuses bad ones before the model has changed.
         reservoir = reservoir.updated(rows)
+        before = None if first else getattr(self, "provenance_", None)
+        names["provenance_"] = provenance.describe(rows, before)
         n_steps = math.ceil(rows.shape[0] / self.batch_size)
         batch_size = math.ceil(rows.shape[0] / n_steps)
         rate = self._peak_learning_rate(None)
@@ -390,7 +395,10 @@ class ChoiceSAE(FittedSAE):
     def _restored_state(self, rows: Rows, seed: int) -> TrainingState:
         """Return a state with the published parameters and a fresh optimizer."""
         state = self._new_state(rows, seed)
-        standardisation = self._standardisation.to(rows.device)
+        if self._standardisation is None:  # a model of another library has none
+            standardisation = state.standardisation
+        else:
+            standardisation = self._standardisation.to(rows.device)
         public = self._public_parameters().to(rows.device, torch.float64)
         unit = 1.0 if public.relative else standardisation.scale
         decoder_bias = public.decoder_bias - standardisation.centre

@@ -78,7 +78,12 @@ n_iter_ : int
 n_features_in_ : int
     Columns of X.
 feature_names_in_ : array of shape (n_features_in_,)
-    Names of the columns, where all are strings."""
+    Names of the columns, where all are strings.
+provenance_ : dict
+    What the model was fitted on: ``n_rows`` (of all calls that went on from each
+    other), ``n_columns``, ``dtype``, and ``sha256`` of the rows (of data over 256 MiB,
+    of evenly spaced blocks). Entries of your own, such as the name of the language
+    model and the layer, are saved with the model."""
 
 
 def shared_docs(cls: type) -> type:
