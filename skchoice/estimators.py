@@ -382,5 +382,10 @@ default="zipf"
         self.zipf_fit_ = state.zipf_fit
 
     def _allocation_rule(self, n_rows: int) -> Rule:
+        if not hasattr(self, "caps_"):
+            raise ValueError(
+                "A model from another library has no caps_. Set them, matches per "
+                "token of each feature, or go on training with partial_fit."
+            )
         feature_caps = caps.systematic_caps(self.caps_, n_rows)
         return FeatureChoice(torch.from_numpy(feature_caps))
