@@ -73,6 +73,8 @@ class TokenChoiceSAE(ChoiceSAE):
         warm_start=False,
         random_state=None,
         verbose=0,
+        checkpoint_dir=None,
+        checkpoint_interval="auto",
     ):
         super().__init__(
             n_features,
@@ -93,6 +95,8 @@ class TokenChoiceSAE(ChoiceSAE):
             warm_start=warm_start,
             random_state=random_state,
             verbose=verbose,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_interval=checkpoint_interval,
         )
 
     def _rule(
@@ -262,6 +266,8 @@ default="zipf"
         warm_start=False,
         random_state=None,
         verbose=0,
+        checkpoint_dir=None,
+        checkpoint_interval="auto",
     ):
         super().__init__(
             n_features,
@@ -282,6 +288,8 @@ default="zipf"
             warm_start=warm_start,
             random_state=random_state,
             verbose=verbose,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_interval=checkpoint_interval,
         )
         self.caps = caps
         self.zipf_exponent = zipf_exponent
