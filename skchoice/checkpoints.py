@@ -168,13 +168,7 @@ class Checkpoints:
             try:
                 progress = _decode(document, arrays)
                 check_state(progress.state, n_features, n_columns)
-            except (
-                ValueError,
-                TypeError,
-                KeyError,
-                AttributeError,
-                RecursionError,
-            ) as error:
+            except tree.MALFORMED as error:
                 _warn(f"A checkpoint is left out: {path} is damaged: {error!r}.")
                 continue
             self._saved_step = progress.step

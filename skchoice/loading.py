@@ -64,7 +64,7 @@ def load(path: str | PathLike) -> ChoiceSAE:
     check_kind(path, document, "model", FORMAT)
     try:
         return _estimator(arrays, document)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except tree.MALFORMED as error:
         raise FileRefusedError(
             f"{path} does not hold a whole model: {type(error).__name__}: {error}."
         ) from error

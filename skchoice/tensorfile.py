@@ -28,6 +28,18 @@ from skchoice.exceptions import FileRefusedError
 # together they may take as much as the file and a half, and in any file this much.
 _BYTES_PER_TOKEN = 128
 _FREE_BYTES = 1 << 20
+_LONGEST_HEADER = 100_000_000  # of safetensors
+# What parsing raises on bytes that make no sense.
+_OF_NONSENSE = (
+    SafetensorError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+)
 
 _DTYPES = {
     "BOOL": np.dtype(np.bool_),
@@ -118,20 +130,26 @@ def read(path: str | os.PathLike) -> tuple[dict[str, NDArray], dict[str, Any]]:
     FileRefusedError
         If the file is damaged or was not written by this library.
     """
-    data = _contents(path)
-    _check_header(path, data)
-    length = int.from_bytes(data[:8], "little")
-    try:
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        text, digest = metadata["skchoice"], metadata["sha256"]
-        arrays = {name: _array(entry) for name, entry in deserialize(data)}
-        del data
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FileRefusedError(
-            f"{path} is no safetensors file of skchoice, or it is damaged "
-            f"({type(error).__name__}: {str(error)[:200]}). Files of other libraries "
-            "are read by skchoice.io."
-        ) from error
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FileRefusedError(f"{path} is not a regular file.")
+        header = _header(path, file, size)
+        try:
+            entries = json.loads(header[8:])
+            metadata = entries.pop("__metadata__")
+            text, digest = metadata["skchoice"], metadata["sha256"]
+            _check_size(entries, size - len(header))
+            # The parser that checks all the rest wants the file in one piece.
+            data = header + file.read(size - len(header))
+            arrays = {name: _array(entry) for name, entry in deserialize(data)}
+            del data
+        except _OF_NONSENSE as error:
+            raise FileRefusedError(
+                f"{path} is no safetensors file of skchoice, or it is damaged "
+                f"({type(error).__name__}: {str(error)[:200]}). Files of other "
+                "libraries are read by skchoice.io."
+            ) from error
     if not isinstance(text, str) or digest != _digest(arrays, text):
         raise FileRefusedError(
             f"{path} is damaged: its contents do not have the SHA-256 digest that was "
@@ -140,30 +158,30 @@ def read(path: str | os.PathLike) -> tuple[dict[str, NDArray], dict[str, Any]]:
     return arrays, _document(path, text)
 
 
-def _contents(path: str | os.PathLike) -> bytes:
-    with open(path, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise FileRefusedError(f"{path} is not a regular file.")
-        try:
-            return file.read()
-        except MemoryError as error:
-            raise FileRefusedError(f"{path} does not fit in memory.") from error
+def _header(path: str | os.PathLike, file: BinaryIO, size: int) -> bytes:
+    """Read the header, unless it would take much more memory than its file."""
+    length = file.read(8)
+    stop = 8 + int.from_bytes(length, "little")
+    if len(length) < 8 or stop > min(size, _LONGEST_HEADER):
+        raise FileRefusedError(
+            f"{path} is cut off or no safetensors file: it has {size} bytes, and its "
+            f"header would end at {stop}."
+        )
+    header = length + file.read(stop - 8)
+    tokens = sum(map(header.count, (b"{", b"[", b",")))
+    if _BYTES_PER_TOKEN * tokens > 1.5 * size + _FREE_BYTES:
+        raise FileRefusedError(
+            f"{path} has {size} bytes and a header of {tokens} values: this is no file "
+            "that skchoice wrote."
+        )
+    return header
 
 
-def _check_header(path: str | os.PathLike, data: bytes) -> None:
-    """Refuse a header that would take much more memory than its file."""
-    stop = 8 + int.from_bytes(data[:8], "little")
-    if len(data) < 10 or stop > len(data):
-        raise FileRefusedError(
-            f"{path} is cut off or no safetensors file: it has {len(data)} bytes, and "
-            f"its header would end at {stop}."
-        )
-    tokens = sum(data.count(token, 8, stop) for token in (b"{", b"[", b","))
-    if _BYTES_PER_TOKEN * tokens > 1.5 * len(data) + _FREE_BYTES:
-        raise FileRefusedError(
-            f"{path} has {len(data)} bytes and a header of {tokens} values: this is no "
-            "file that skchoice wrote."
-        )
+def _check_size(entries: dict[str, Any], size: int) -> None:
+    """Raise where a file is not as long as its arrays, before it is read."""
+    stop = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if stop != size:
+        raise ValueError(f"the arrays take {stop} bytes, but the file has {size}")
 
 
 def _array(entry: dict[str, Any]) -> NDArray:

@@ -30,6 +30,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# What decoding, and looking at what was decoded, raises on a forged document.
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,  # of torch; too deep a recursion is one, too
+    TypeError,
+    ValueError,
+)
+
 _PLAIN = (bool, int, float, str, type(None))
 _TAGS = frozenset(
     "tuple dict array tensor strings records generator random_state device".split()
@@ -63,7 +73,7 @@ def decode(json: Any, arrays: dict[str, NDArray], classes: dict[str, type]) -> A
 
     Raises
     ------
-    ValueError, TypeError, KeyError
+    One of MALFORMED
         If it is not of that form.
     """
     return _Decoder(arrays, classes).decode(json)
