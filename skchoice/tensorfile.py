@@ -1,9 +1,13 @@
 """One safetensors file: named arrays, a JSON document, and a digest of both.
 
 The document is text in the header, so any reader of safetensors opens the arrays. The
-digest is SHA-256 over the names, types, shapes and bytes of the arrays and over the
-document: what is read is what was written, or it is refused. It is no signature: who
+digest is SHA-256 over the document, the names, types and shapes of the arrays, and
+their bytes: what is read is what was written, or it is refused. It is no signature: who
 forges a file can forge its digest, so readers must not trust a document either.
+
+The format is read and written here, and not by safetensors itself, because the bytes
+are hashed while they pass, are copied once, and are read only where the file is as long
+as its header says.
 """
 
 from __future__ import annotations
@@ -11,16 +15,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, deserialize
 
 from skchoice.exceptions import FileRefusedError
 
@@ -29,18 +34,7 @@ from skchoice.exceptions import FileRefusedError
 _BYTES_PER_TOKEN = 128
 _FREE_BYTES = 1 << 20
 _LONGEST_HEADER = 100_000_000  # of safetensors
-# What parsing raises on bytes that make no sense.
-_OF_NONSENSE = (
-    SafetensorError,
-    ValueError,
-    KeyError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    RecursionError,
-    MemoryError,
-)
-
+_NO_DIGEST = "0" * 64  # holds the place while the digest is not known
 _DTYPES = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype(np.uint8),
@@ -52,6 +46,8 @@ _DTYPES = {
     "F16": np.dtype("<f2"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+# What parsing raises on bytes that make no sense.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @contextlib.contextmanager
@@ -92,25 +88,21 @@ def write(
     document : dict
         Anything JSON can hold.
     """
-    text = json.dumps(document, separators=(",", ":"))
-    arrays = {name: _little_endian(array) for name, array in arrays.items()}
-    header = {"__metadata__": {"skchoice": text, "sha256": _digest(arrays, text)}}
+    _write_text(path, arrays, json.dumps(document, separators=(",", ":")))
+
+
+def _write_text(path: str | os.PathLike, arrays: dict[str, NDArray], text: str) -> None:
     # The widest first: then each array is aligned.
-    order = sorted(arrays, key=lambda name: -arrays[name].itemsize)
-    stop = 0
-    for name in order:
-        start, stop = stop, stop + arrays[name].nbytes
-        header[name] = {
-            "dtype": _NAMES[arrays[name].dtype],
-            "shape": arrays[name].shape,
-            "data_offsets": [start, stop],
-        }
-    packed = json.dumps(header, separators=(",", ":")).encode()
-    packed += b" " * (-len(packed) % 8)
-    with replacing(path) as file:
-        file.write(len(packed).to_bytes(8, "little") + packed)
-        for name in order:
-            file.write(_bytes(arrays[name]))
+    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    arrays = {name: _little_endian(arrays[name]) for name in order}
+    with replacing(path) as file, _Hasher(arrays, text) as hasher:
+        header = _packed_header(arrays, text, _NO_DIGEST)
+        file.write(header)
+        for array in arrays.values():
+            hasher.add(array)
+            file.write(_bytes(array))
+        file.seek(0)
+        file.write(_packed_header(arrays, text, hasher.digest()))
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -131,74 +123,95 @@ def read(path: str | os.PathLike) -> tuple[dict[str, NDArray], dict[str, Any]]:
         If the file is damaged or was not written by this library.
     """
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise FileRefusedError(f"{path} is not a regular file.")
-        header = _header(path, file, size)
         try:
-            entries = json.loads(header[8:])
-            metadata = entries.pop("__metadata__")
-            text, digest = metadata["skchoice"], metadata["sha256"]
-            _check_size(entries, size - len(header))
-            # The parser that checks all the rest wants the file in one piece.
-            data = header + file.read(size - len(header))
-            arrays = {name: _array(entry) for name, entry in deserialize(data)}
-            del data
-        except _OF_NONSENSE as error:
+            arrays, text, digest = _empty_arrays(file)
+            with _Hasher(arrays, text) as hasher:
+                for name, array in arrays.items():
+                    if file.readinto(_bytes(array)) != array.nbytes:
+                        raise ValueError(f"it ends within {name}")
+                    hasher.add(array)
+            for name, array in arrays.items():
+                if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
+                    raise ValueError(f"{name} holds a bool that is neither 0 nor 1")
+            if digest != hasher.digest():
+                raise ValueError(
+                    "its contents do not have the SHA-256 digest that was written with "
+                    "them"
+                )
+            return arrays, _document(text)
+        except (*_MALFORMED, RecursionError, MemoryError) as error:
             raise FileRefusedError(
-                f"{path} is no safetensors file of skchoice, or it is damaged "
-                f"({type(error).__name__}: {str(error)[:200]}). Files of other "
-                "libraries are read by skchoice.io."
+                f"{path} is damaged, or is no file that skchoice wrote: "
+                f"{type(error).__name__}: {str(error)[:200]}. Files of other libraries "
+                "are read by skchoice.io."
             ) from error
-    if not isinstance(text, str) or digest != _digest(arrays, text):
-        raise FileRefusedError(
-            f"{path} is damaged: its contents do not have the SHA-256 digest that was "
-            "written with them. Take another copy."
-        )
-    return arrays, _document(path, text)
 
 
-def _header(path: str | os.PathLike, file: BinaryIO, size: int) -> bytes:
-    """Read the header, unless it would take much more memory than its file."""
+def _packed_header(arrays: dict[str, NDArray], text: str, digest: str) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"skchoice": text, "sha256": digest}}
+    stop = 0
+    for name, array in arrays.items():
+        start, stop = stop, stop + array.nbytes
+        header[name] = {
+            "dtype": _NAMES[array.dtype],
+            "shape": array.shape,
+            "data_offsets": [start, stop],
+        }
+    packed = json.dumps(header, separators=(",", ":")).encode()
+    packed += b" " * (-len(packed) % 8)
+    return len(packed).to_bytes(8, "little") + packed
+
+
+def _empty_arrays(file: BinaryIO) -> tuple[dict[str, NDArray], str, str]:
+    """Read a header; return arrays to read into, in order, the text and the digest.
+
+    Nothing is allocated before it is certain that the file has the bytes for it.
+    """
+    size = os.fstat(file.fileno()).st_size
     length = file.read(8)
     stop = 8 + int.from_bytes(length, "little")
     if len(length) < 8 or stop > min(size, _LONGEST_HEADER):
-        raise FileRefusedError(
-            f"{path} is cut off or no safetensors file: it has {size} bytes, and its "
-            f"header would end at {stop}."
-        )
-    header = length + file.read(stop - 8)
-    tokens = sum(map(header.count, (b"{", b"[", b",")))
+        raise ValueError(f"it has {size} bytes, and its header would end at {stop}")
+    packed = file.read(stop - 8)
+    tokens = sum(map(packed.count, (b"{", b"[", b",")))
     if _BYTES_PER_TOKEN * tokens > 1.5 * size + _FREE_BYTES:
-        raise FileRefusedError(
-            f"{path} has {size} bytes and a header of {tokens} values: this is no file "
-            "that skchoice wrote."
-        )
-    return header
+        raise ValueError(f"it has {size} bytes, but a header of {tokens} values")
+    header = json.loads(packed, object_pairs_hook=_without_duplicates)
+    metadata = header.pop("__metadata__")
+    text, digest = metadata["skchoice"], metadata["sha256"]
+    if not isinstance(text, str):
+        raise TypeError("its document is no text")
+    entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
+    end = 0
+    for name, entry in entries:
+        end = _end(name, entry, end)
+    if stop + end != size:
+        raise ValueError(f"its arrays take {end} bytes, but there are {size - stop}")
+    arrays = {
+        name: np.empty(entry["shape"], _DTYPES[entry["dtype"]])
+        for name, entry in entries
+    }
+    return arrays, text, digest
 
 
-def _check_size(entries: dict[str, Any], size: int) -> None:
-    """Raise where a file is not as long as its arrays, before it is read."""
-    stop = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    if stop != size:
-        raise ValueError(f"the arrays take {stop} bytes, but the file has {size}")
+def _end(name: str, entry: dict[str, Any], expected: int) -> int:
+    """Return where an array ends, if it begins where it should and has its size."""
+    start, stop = entry["data_offsets"]
+    shape = entry["shape"]
+    if any(type(n) is not int or n < 0 for n in (start, stop, *shape)):
+        raise ValueError(f"{name} has no place and shape of whole numbers")
+    nbytes = math.prod(shape) * _DTYPES[entry["dtype"]].itemsize
+    if start != expected or stop - start != nbytes:
+        raise ValueError(f"{name} of {nbytes} bytes is at {start} to {stop}")
+    return stop
 
 
-def _array(entry: dict[str, Any]) -> NDArray:
-    dtype = _DTYPES[entry["dtype"]]
-    array = np.frombuffer(entry["data"], dtype=dtype).reshape(entry["shape"])
-    if dtype == np.bool_ and (array.view(np.uint8) > 1).any():
-        raise ValueError("a bool that is neither 0 nor 1")
-    return array
-
-
-def _document(path: str | os.PathLike, text: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise FileRefusedError(f"{path} has no JSON document: {error}.") from error
+def _document(text: str) -> dict[str, Any]:
+    document = json.loads(text, object_pairs_hook=_without_duplicates)
     if not isinstance(document, dict):
-        raise FileRefusedError(f"{path} has a JSON document that is no object.")
+        raise TypeError("its JSON document is no object")
     return document
 
 
@@ -209,13 +222,28 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def _digest(arrays: dict[str, NDArray], text: str) -> str:
-    names = sorted(arrays)
-    what = [[name, arrays[name].dtype.str, arrays[name].shape] for name in names]
-    digest = hashlib.sha256(json.dumps([what, text]).encode())
-    for name in names:
-        digest.update(_bytes(arrays[name]))
-    return digest.hexdigest()
+class _Hasher:
+    """SHA-256 of arrays and text; of the arrays in a thread, while the file is read."""
+
+    def __init__(self, arrays: dict[str, NDArray], text: str):
+        what = [[name, a.dtype.str, a.shape] for name, a in arrays.items()]
+        self._digest = hashlib.sha256(json.dumps([text, what]).encode())
+        self._thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> _Hasher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def add(self, array: NDArray) -> None:
+        """Hash an array, which must stay as it is meanwhile."""
+        self._thread.submit(self._digest.update, _bytes(array))
+
+    def digest(self) -> str:
+        """Return the digest of all that was added."""
+        self._thread.shutdown()
+        return self._digest.hexdigest()
 
 
 def _little_endian(array: NDArray) -> NDArray:
