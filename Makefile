@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
-.PHONY: quickstart test lint types clean
+.PHONY: quickstart test soak interop lint types clean
 .NOTPARALLEL:
 
 quickstart: $(VENV)/quickstart.stamp
@@ -19,6 +19,23 @@ quickstart: $(VENV)/quickstart.stamp
 # for CI draws the same examples every time and sets them no deadline.
 test: $(VENV)/test.stamp lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --hypothesis-profile=ci
+
+# The long runs of what `make test` has a share of: killed and resumed fits, corrupted
+# files, random parameters. About an hour on two cores.
+soak: $(VENV)/test.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m soak tests
+
+# Our files in the real SAELens and dictionary_learning, and theirs here. An environment
+# of its own, because they bring two hundred packages.
+interop: .venv-interop/stamp
+	.venv-interop/bin/python benchmarks/interop.py
+
+.venv-interop/stamp: pyproject.toml
+	$(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/pip install torch==2.13.0 sae-lens dictionary-learning
+	.venv-interop/bin/pip uninstall -y torchvision
+	.venv-interop/bin/pip install -e .
+	touch $@
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

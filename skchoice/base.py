@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -17,9 +18,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from skchoice import diagnosis
+from skchoice import diagnosis, provenance
 from skchoice.batches import shuffled_batches
 from skchoice.calibration import Calibration
+from skchoice.checkpoints import Checkpoints, Progress, identity_of
 from skchoice.firing import FiringTracker
 from skchoice.fitted import FittedSAE
 from skchoice.inference import token_chunks
@@ -71,6 +73,11 @@ class ChoiceSAE(FittedSAE):
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
+        "checkpoint_dir": [str, PathLike, None],
+        "checkpoint_interval": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, None, closed="left"),
+        ],
     }
 
     def __init__(
@@ -94,6 +101,8 @@ class ChoiceSAE(FittedSAE):
         warm_start=False,
         random_state=None,
         verbose=0,
+        checkpoint_dir=None,
+        checkpoint_interval="auto",
     ):
         self.n_features = n_features
         self.k = k
@@ -113,6 +122,8 @@ class ChoiceSAE(FittedSAE):
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint_dir = checkpoint_dir
+        self.checkpoint_interval = checkpoint_interval
 
     # ------------------------------------------------- what the subclasses define
 
@@ -164,30 +175,48 @@ class ChoiceSAE(FittedSAE):
         self._check_parameters(rows, rows.shape[0] - self._n_held(rows))
         seed = self._seed()
         state, n_iter = None, self.max_iter
+        before = None
         if self.warm_start:
             state = self._state_to_go_on_from(rows, seed)
-        if state is None:
-            state = self._new_state(rows, seed)
-        else:
+        if state is not None:
             n_iter += self.n_iter_
-        train_units, held_units = self._split(rows, seed)
-        batch_size = min(self.batch_size, rows.count(train_units))
-        n_steps = math.ceil(self.max_iter * rows.count(train_units) / batch_size)
-        schedule = linear_schedule(
-            n_steps,
-            self._peak_learning_rate(n_steps),
-            self.warmup_fraction,
-            self.decay_fraction,
-        )
-        self._train(
-            state,
-            shuffled_batches(rows, train_units, batch_size, seed),
-            n_steps,
-            lambda state, step, n: self._rule(state, n, step / n_steps),
-            schedule,
-        )
-        sample = _Sample(rows, held_units)
-        self._finish(state, sample, names, n_iter, keep_state=self.warm_start)
+            before = getattr(self, "provenance_", None)
+        names["provenance_"] = provenance.describe(rows, before)
+        identity = identity_of(self, names["provenance_"], seed, state)
+        with Checkpoints(
+            self.checkpoint_dir, self.checkpoint_interval, identity
+        ) as checkpoints:
+            shape = (self._n_features(rows.shape[1]), rows.shape[1])
+            progress = checkpoints.newest(*shape)
+            if progress is None:
+                progress = Progress(state or self._new_state(rows, seed), seed)
+            progress.state = progress.state.to(rows.device)
+            train_units, held_units = self._split(rows, progress.seed)
+            batch_size = min(self.batch_size, rows.count(train_units))
+            n_steps = math.ceil(self.max_iter * rows.count(train_units) / batch_size)
+            schedule = linear_schedule(
+                n_steps,
+                self._peak_learning_rate(n_steps),
+                self.warmup_fraction,
+                self.decay_fraction,
+            )
+            batches = shuffled_batches(
+                rows, train_units, batch_size, progress.seed, progress.step
+            )
+            with checkpoints.deferring_interrupts():
+                self._train(
+                    progress,
+                    batches,
+                    n_steps,
+                    lambda state, step, n: self._rule(state, n, step / n_steps),
+                    schedule,
+                    checkpoints.after_step,
+                )
+            sample = _Sample(rows, held_units)
+            self._finish(
+                progress.state, sample, names, n_iter, keep_state=self.warm_start
+            )
+            checkpoints.clear()
         self._reservoir = None
         return self
 
@@ -252,15 +281,18 @@ class ChoiceSAE(FittedSAE):
         )
         # Reads all rows, and so refuses bad ones before the model has changed.
         reservoir = reservoir.updated(rows)
+        before = None if first else getattr(self, "provenance_", None)
+        names["provenance_"] = provenance.describe(rows, before)
         n_steps = math.ceil(rows.shape[0] / self.batch_size)
         batch_size = math.ceil(rows.shape[0] / n_steps)
         rate = self._peak_learning_rate(None)
         self._train(
-            state,
+            Progress(state, seed),
             shuffled_batches(rows, rows.units(), batch_size, seed),
             n_steps,
             lambda state, step, n: self._rule(state, n, None),
             lambda step: rate,
+            lambda progress: None,
         )
         n_iter = 1 if first else self.n_iter_ + 1
         sample = reservoir.chunks(rows.device)
@@ -268,7 +300,10 @@ class ChoiceSAE(FittedSAE):
         self._reservoir = reservoir
         return self
 
-    def _train(self, state, batches, n_steps, rule_for, schedule) -> None:
+    def _train(
+        self, progress, batches, n_steps, rule_for, schedule, after_step
+    ) -> None:
+        state = progress.state
         auxiliary = AuxiliaryOptions(
             self.aux if self.aux_coef > 0 else None,
             self.aux_coef,
@@ -277,6 +312,7 @@ class ChoiceSAE(FittedSAE):
         record_every = max(1, n_steps // _RECORDS)
         with tqdm(
             total=n_steps,
+            initial=progress.step,
             desc=type(self).__name__,
             unit="step",
             disable=not self.verbose,
@@ -292,6 +328,10 @@ class ChoiceSAE(FittedSAE):
                 )
                 bar.update(min(record_every, n_steps - bar.n))
 
+            def step_done(step: int, tally) -> None:
+                progress.step, progress.tally = step, tally
+                after_step(progress)
+
             train(
                 state,
                 batches,
@@ -301,6 +341,9 @@ class ChoiceSAE(FittedSAE):
                 auxiliary,
                 show,
                 record_every,
+                progress.step,
+                progress.tally,
+                step_done,
             )
 
     def _check_parameters(self, rows: Rows, n_train: int) -> None:
@@ -391,7 +434,10 @@ class ChoiceSAE(FittedSAE):
     def _restored_state(self, rows: Rows, seed: int) -> TrainingState:
         """Return a state with the published parameters and a fresh optimizer."""
         state = self._new_state(rows, seed)
-        standardisation = self._standardisation.to(rows.device)
+        if self._standardisation is None:  # a model of another library has none
+            standardisation = state.standardisation
+        else:
+            standardisation = self._standardisation.to(rows.device)
         public = self._public_parameters().to(rows.device, torch.float64)
         unit = 1.0 if public.relative else standardisation.scale
         decoder_bias = public.decoder_bias - standardisation.centre

@@ -53,7 +53,16 @@ random_state : int, RandomState or None, default=None
     Seed of initialisation, row order and sampling. On a CPU, one seed at one number of
     threads gives the same bits.
 verbose : int, default=0
-    1 shows a progress bar."""
+    1 shows a progress bar.
+checkpoint_dir : str or path-like, default=None
+    Where ``fit`` keeps checkpoints, in a folder for each set of parameters and data.
+    A fit that was killed or interrupted goes on from the newest when it is called again
+    with the same parameters and data, and ends with the same bits; on Ctrl-C a
+    checkpoint is written at the end of the step. They are removed once a fit has
+    succeeded. One of another version is refused.
+checkpoint_interval : float or "auto", default="auto"
+    Seconds between checkpoints. "auto" takes a minute, or a hundred times as long as
+    writing one takes."""
 
 _ATTRIBUTES = """\
 components_ : array of shape (n_features, n_columns), float32
@@ -78,7 +87,12 @@ n_iter_ : int
 n_features_in_ : int
     Columns of X.
 feature_names_in_ : array of shape (n_features_in_,)
-    Names of the columns, where all are strings."""
+    Names of the columns, where all are strings.
+provenance_ : dict
+    What the model was fitted on: ``n_rows`` (of all calls that went on from each
+    other), ``n_columns``, ``dtype``, and ``sha256`` of the rows (of data over 256 MiB,
+    of evenly spaced blocks). Entries of your own, such as the name of the language
+    model and the layer, are saved with the model."""
 
 
 def shared_docs(cls: type) -> type:

@@ -73,6 +73,8 @@ class TokenChoiceSAE(ChoiceSAE):
         warm_start=False,
         random_state=None,
         verbose=0,
+        checkpoint_dir=None,
+        checkpoint_interval="auto",
     ):
         super().__init__(
             n_features,
@@ -93,6 +95,8 @@ class TokenChoiceSAE(ChoiceSAE):
             warm_start=warm_start,
             random_state=random_state,
             verbose=verbose,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_interval=checkpoint_interval,
         )
 
     def _rule(
@@ -262,6 +266,8 @@ default="zipf"
         warm_start=False,
         random_state=None,
         verbose=0,
+        checkpoint_dir=None,
+        checkpoint_interval="auto",
     ):
         super().__init__(
             n_features,
@@ -282,6 +288,8 @@ default="zipf"
             warm_start=warm_start,
             random_state=random_state,
             verbose=verbose,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_interval=checkpoint_interval,
         )
         self.caps = caps
         self.zipf_exponent = zipf_exponent
@@ -382,5 +390,10 @@ default="zipf"
         self.zipf_fit_ = state.zipf_fit
 
     def _allocation_rule(self, n_rows: int) -> Rule:
+        if not hasattr(self, "caps_"):
+            raise ValueError(
+                "A model from another library has no caps_. Set them, matches per "
+                "token of each feature, or go on training with partial_fit."
+            )
         feature_caps = caps.systematic_caps(self.caps_, n_rows)
         return FeatureChoice(torch.from_numpy(feature_caps))

@@ -1,4 +1,12 @@
-"""Warnings of their own class, so that each can be filtered or turned into an error."""
+"""Errors and warnings of their own class, so that each can be caught or filtered."""
+
+
+class FileRefusedError(ValueError):
+    """A file is damaged, of another kind, or not what it should be; none was loaded."""
+
+
+class InexactExportError(ValueError):
+    """The format of another library cannot hold this model exactly."""
 
 
 class SAEWarning(UserWarning):
@@ -27,3 +35,7 @@ class DivergenceWarning(SAEWarning):
 
 class DictionaryCollapseWarning(SAEWarning):
     """Many features have the same decoder direction."""
+
+
+class CheckpointWarning(SAEWarning):
+    """A checkpoint could not be written or read; training goes on without it."""

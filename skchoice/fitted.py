@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from skchoice import saving
 from skchoice.allocation import allocate
 from skchoice.inference import (
     CSRBuilder,
@@ -189,6 +191,33 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             matches = matches.with_values(matches.values * norms[matches.rows])
         codes = matches.to_scipy()
         return _csr((codes.data, codes.indices, codes.indptr), codes.shape)
+
+    def save(self, path: str | PathLike, *, training_state: bool = True) -> None:
+        """Write the fitted estimator to one file, which :func:`skchoice.load` reads.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A safetensors file: any reader of that format opens the arrays, and the
+            rest is JSON in its header. What was there is replaced once the new file
+            is whole and on the disk.
+        training_state : bool, default=True
+            Whether to keep what goes on from after ``partial_fit`` or with
+            ``warm_start=True``: the optimizer's state and, after ``partial_fit``, the
+            sample of rows of X that thresholds are calibrated on. Without it the file
+            is smaller and holds no data, and going on starts with a fresh optimizer,
+            as it does after a ``fit``.
+
+        Raises
+        ------
+        NotFittedError
+        TypeError
+            If a parameter or attribute is of a kind that no file can hold.
+        OSError
+            If the file cannot be written; what was there is then as it was.
+        """
+        check_is_fitted(self)
+        saving.save(self, path, training_state)
 
     def to_torch(self, device: str | torch.device = "cpu") -> SAEModule:
         """Return the fitted model as a torch module.

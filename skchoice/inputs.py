@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +53,7 @@ class Rows:
     def __init__(self, X: Any, estimator: Any, device: torch.device):
         self._name = type(estimator).__name__
         self._source, self.streamed = _as_sliceable(X, estimator)
+        self._mapped = _mapped(self._source)
         self.shape = tuple(int(n) for n in self._source.shape)
         self.device = device
         few = max(1, self.shape[0] // _MIN_BLOCKS)
@@ -60,6 +62,8 @@ class Rows:
 
     def read(self, part: slice | NDArray) -> Tensor:
         """Return some rows; raise if one of them is not finite."""
+        if self._mapped is not None:
+            _check_length(self._mapped)
         rows = self._source[part]
         if isinstance(rows, Tensor):
             rows = rows.detach().to(self.device)
@@ -149,14 +153,14 @@ def _as_sliceable(X: Any, estimator: Any) -> tuple[Any, bool]:
         return X, True
     if isinstance(X, np.ndarray) and X.dtype.kind in "fiub":
         usable = X.dtype.isnative and X.dtype in _FLOATS
-        if _is_mapped(X) and not usable:  # converted chunk by chunk
+        if _mapped(X) is not None and not usable:  # converted chunk by chunk
             _check_shape(X, estimator)
             return X, X.nbytes > _STREAM_BYTES
         X = X.astype(X.dtype.newbyteorder("="), copy=False)
     array = check_array(
         X, dtype=_FLOATS, ensure_all_finite=False, estimator=estimator, input_name="X"
     )
-    return array, _is_mapped(array) and array.nbytes > _STREAM_BYTES
+    return array, _mapped(array) is not None and array.nbytes > _STREAM_BYTES
 
 
 def _is_lazy(X: Any) -> bool:
@@ -172,12 +176,28 @@ def _is_double(array: Any) -> bool:
     return np.dtype(array.dtype).newbyteorder("=") == np.float64
 
 
-def _is_mapped(array: Any) -> bool:
+def _mapped(array: Any) -> np.memmap | None:
+    """Return the mapped file that an array is part of, if it is."""
+    found = None
     while array is not None:
         if isinstance(array, np.memmap):
-            return True
+            found = array
         array = getattr(array, "base", None)
-    return False
+    return found
+
+
+def _check_length(mapped: np.memmap) -> None:
+    """Raise where a mapped file is no longer whole: to read there ends the process."""
+    try:
+        length = os.stat(mapped.filename).st_size
+    except (OSError, TypeError):
+        return  # removed, which leaves the bytes, or not from a file with a name
+    needed = mapped.offset + mapped.nbytes
+    if length < needed:
+        raise ValueError(
+            f"X is mapped from {mapped.filename}, which had {needed} bytes and now has "
+            f"{length}: it was cut while it was read."
+        )
 
 
 def _check_shape(X: Any, estimator: Any) -> None:

@@ -114,6 +114,9 @@ def train(
     auxiliary: AuxiliaryOptions,
     on_record: Callable[[dict], None],
     record_every: int,
+    first_step: int = 0,
+    tally: _Tally | None = None,
+    after_step: Callable[[int, _Tally], None] | None = None,
 ) -> None:
     """Run some steps.
 
@@ -133,9 +136,13 @@ def train(
         Called with each record added to ``state.history``.
     record_every : int
         Steps summed up in one record.
+    first_step, tally : optional
+        Where to go on: the steps already done, and the sums since the last record.
+    after_step : callable, optional
+        Called with the number of steps done and the sums since the last record.
     """
-    tally = _Tally()
-    for step in range(n_steps):
+    tally = tally or _Tally()
+    for step in range(first_step, n_steps):
         x = state.standardisation.apply(next(batches))
         rule = rule_for(state, step, len(x))
         train_step(state, x, rule, learning_rate(step), auxiliary, tally)
@@ -144,6 +151,8 @@ def train(
             state.history.append(record)
             on_record(record)
             tally = _Tally()
+        if after_step is not None:
+            after_step(step + 1, tally)
 
 
 def train_step(

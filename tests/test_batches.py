@@ -217,3 +217,33 @@ def test_reservoir_is_read_in_chunks():
     chunks = list(Reservoir(8500, seed=0).updated(rows).chunks(CPU).read())
     assert max(map(len, chunks)) <= 4096
     assert sum(map(len, chunks)) == 8500
+
+
+@given(
+    n_rows=st.integers(1, 60),
+    batch_size=st.integers(1, 40),
+    skip=st.integers(0, 30),
+    block=st.integers(1, 7),
+    lazy=st.booleans(),
+)
+def test_skipped_batches_are_those_that_come_first(
+    Lazy, n_rows, batch_size, skip, block, lazy
+):
+    with blocks_of(block, 20):
+        rows = numbered(n_rows, Lazy) if lazy else numbered(n_rows)
+
+        def batches_from(skip, n):
+            stream = shuffled_batches(rows, rows.units(), batch_size, 3, skip)
+            return list(islice(stream, n))
+
+        later, all_of_them = batches_from(skip, 3), batches_from(0, skip + 3)
+        for one, other in zip(later, all_of_them[skip:], strict=True):
+            assert torch.equal(one, other)
+
+
+def test_skipped_batches_are_not_read(Lazy):
+    lazy = Lazy(np.zeros((6000, 2), dtype=np.float32))
+    rows = Rows(lazy, None, torch.device("cpu"))
+    with blocks_of(512, 1024):
+        next(shuffled_batches(rows, rows.units(), 100, 0, skip=5000))
+    assert sum(lazy.reads) <= 2048  # the two buffers that the batch spans

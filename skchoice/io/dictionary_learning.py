@@ -1,0 +1,212 @@
+"""dictionary_learning: a folder with ``ae.pt`` and ``config.json``.
+
+Read from dictionary_learning 0.1 (``dictionary.py``, ``trainers/``)::
+
+    BatchTopKSAE         relu(pre) * (relu(pre) > threshold)    pre = W (x - b_dec) + b
+    AutoEncoderTopK      the k largest of relu(pre)             the same
+    JumpReluAutoEncoder  relu(pre * (pre > threshold))          pre = x W_enc + b_enc
+
+The last does not subtract its decoder bias, whatever it did in training.
+"""
+
+from __future__ import annotations
+
+import io
+from numbers import Integral
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skchoice import tensorfile
+from skchoice.base import ChoiceSAE
+from skchoice.estimators import FeatureChoiceSAE, MutualChoiceSAE
+from skchoice.exceptions import FileRefusedError, InexactExportError
+from skchoice.io import foreign, imported
+from skchoice.io.exported import contiguous, weights_of, write_json
+
+_LINEAR = {
+    "encoder.weight": "Fd",
+    "encoder.bias": "F",
+    "decoder.weight": "dF",
+    "b_dec": "d",
+    "k": "",
+    "threshold": "",
+}
+_JUMP = {"W_enc": "dF", "b_enc": "F", "W_dec": "Fd", "b_dec": "d", "threshold": "F"}
+_SHAPES = {
+    "BatchTopKSAE": _LINEAR,
+    "AutoEncoderTopK": _LINEAR,
+    "JumpReluAutoEncoder": _JUMP,
+}
+_TRAINERS = {
+    "BatchTopKSAE": "BatchTopKTrainer",
+    "AutoEncoderTopK": "TopKTrainer",
+    "JumpReluAutoEncoder": "JumpReluTrainer",
+}
+
+
+def to_dictionary_learning(
+    sae: ChoiceSAE,
+    folder: str | PathLike,
+    *,
+    lm_name: str | None = None,
+    layer: int | None = None,
+    submodule_name: str | None = None,
+) -> None:
+    """Write an estimator for dictionary_learning.
+
+    Parameters
+    ----------
+    sae : estimator, fitted with ``importance="absolute"``
+        MutualChoiceSAE becomes a BatchTopKSAE, FeatureChoiceSAE a
+        JumpReluAutoEncoder, TokenChoiceSAE an AutoEncoderTopK.
+    folder : str or path-like
+        Made if need be; ``load_dictionary(folder, device)`` reads it.
+    lm_name, layer, submodule_name : optional
+        Where the rows are from, for its config.json.
+
+    Raises
+    ------
+    InexactExportError
+        If dictionary_learning would give other codes.
+    """
+    weights = weights_of(sae, "dictionary_learning")
+    n_features, n_columns = weights.decoder.shape
+    kind = "AutoEncoderTopK"
+    if weights.thresholds is not None:
+        kind = (
+            "JumpReluAutoEncoder"
+            if isinstance(sae, FeatureChoiceSAE)
+            else "BatchTopKSAE"
+        )
+    arrays: dict[str, Tensor]
+    if kind == "JumpReluAutoEncoder":
+        shift = weights.encoder.double() @ weights.decoder_bias.double()
+        arrays = {
+            "W_enc": weights.encoder.T,
+            "b_enc": (weights.encoder_bias.double() - shift).float(),
+            "W_dec": weights.decoder,
+            "b_dec": weights.decoder_bias,
+            "threshold": weights.thresholds,
+        }
+    else:
+        arrays = {
+            "encoder.weight": weights.encoder,
+            "encoder.bias": weights.encoder_bias,
+            "decoder.weight": weights.decoder.T,
+            "b_dec": weights.decoder_bias,
+            "k": torch.tensor(_whole(sae._k), dtype=torch.int32),
+            "threshold": torch.tensor(-1.0),
+        }
+        if isinstance(sae, MutualChoiceSAE):
+            arrays["threshold"] = weights.thresholds[0]
+    trainer: dict[str, Any] = {
+        "trainer_class": _TRAINERS[kind],
+        "dict_class": kind,
+        "activation_dim": n_columns,
+        "dict_size": n_features,
+        "layer": layer,
+        "lm_name": lm_name,
+        "submodule_name": submodule_name,
+    }
+    if kind == "JumpReluAutoEncoder":
+        trainer["target_l0"] = sae._k
+    else:
+        trainer["k"] = _whole(sae._k)
+    buffer = io.BytesIO()
+    torch.save(contiguous(arrays), buffer)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tensorfile.replacing(folder / "ae.pt") as file:
+        file.write(buffer.getvalue())
+    write_json(folder / "config.json", {"trainer": trainer, "buffer": {}})
+
+
+def _whole(k: float) -> int:
+    if k != int(k):
+        raise InexactExportError(
+            f"k={k} is no whole number, which dictionary_learning needs: fit with one, "
+            "or export with to_saelens."
+        )
+    return int(k)
+
+
+def from_dictionary_learning(
+    folder: str | PathLike, *, k: float | None = None
+) -> ChoiceSAE:
+    """Read a dictionary of dictionary_learning.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        With ``config.json`` and ``ae.pt``, of which only tensors are read.
+    k : float, optional
+        Matches per token, for a JumpReluAutoEncoder without ``target_l0``.
+
+    Returns
+    -------
+    MutualChoiceSAE, FeatureChoiceSAE or TokenChoiceSAE
+        Of a BatchTopKSAE, JumpReluAutoEncoder or AutoEncoderTopK. Only what inference
+        needs is fitted.
+
+    Raises
+    ------
+    FileRefusedError
+        If a file is damaged, or its codes could not be the same here.
+    """
+    path = Path(folder, "config.json")
+    trainer = foreign.setting(path, foreign.read_json(path), "trainer")
+    if not isinstance(trainer, dict):
+        raise FileRefusedError(f"{path} has a trainer that is no object.")
+    kind = foreign.setting(path, trainer, "dict_class")
+    if not isinstance(kind, str) or kind not in _SHAPES:
+        raise FileRefusedError(
+            f"{path} says dict_class={kind!r}; {sorted(_SHAPES)} can be read."
+        )
+    file = Path(folder, "ae.pt")
+    found = foreign.read_pickled(file)
+    arrays = foreign.tensors(file, found, _SHAPES[kind])
+    provenance = {"imported_from": "dictionary_learning", "trainer": trainer}
+    if kind == "JumpReluAutoEncoder":
+        weights = _jump_weights(arrays)
+        k = trainer.get("target_l0") if k is None else k
+    else:
+        weights = _linear_weights(arrays)
+        if kind == "BatchTopKSAE":
+            if arrays["threshold"] < 0:
+                raise FileRefusedError(
+                    f"{file} has threshold {arrays['threshold'].item()}: it was saved "
+                    "before its trainer had learned one."
+                )
+            weights.thresholds = arrays["threshold"].expand(len(weights.encoder))
+        k = foreign.setting(path, trainer, "k")
+        if not isinstance(k, Integral) or found["k"].item() != k:
+            raise FileRefusedError(f"{path} says k={k!r}, {file} {found['k'].item()}.")
+    foreign.require(path, trainer, "dict_size", weights.decoder.shape[0])
+    foreign.require(path, trainer, "activation_dim", weights.decoder.shape[1])
+    return imported.estimator(folder, weights, k, provenance)
+
+
+def _linear_weights(arrays: dict[str, Tensor]) -> imported.Weights:
+    return imported.Weights(
+        arrays["encoder.weight"],
+        arrays["encoder.bias"],
+        arrays["decoder.weight"].T,
+        arrays["b_dec"],
+        None,
+    )
+
+
+def _jump_weights(arrays: dict[str, Tensor]) -> imported.Weights:
+    encoder = arrays["W_enc"].T
+    shift = encoder.double() @ arrays["b_dec"].double()
+    return imported.Weights(
+        encoder,
+        (arrays["b_enc"].double() + shift).float(),
+        arrays["W_dec"],
+        arrays["b_dec"],
+        arrays["threshold"],
+    )

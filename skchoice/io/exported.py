@@ -1,0 +1,54 @@
+"""What other libraries get of an estimator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skchoice import tensorfile
+from skchoice.base import ChoiceSAE
+from skchoice.exceptions import InexactExportError
+from skchoice.io.imported import Weights
+
+# A feature that never fires gets a threshold that no affinity passes.
+_LARGEST = torch.finfo(torch.float32).max
+
+
+def weights_of(sae: ChoiceSAE, library: str) -> Weights:
+    """Return the arrays of an estimator that the formula of other libraries fits."""
+    check_is_fitted(sae)
+    if sae._importance != "absolute":
+        raise InexactExportError(
+            f"This model compares affinities relative to norm(x - decoder_bias_), and "
+            f"{library} has no norm that is taken after centring: its codes would not "
+            "be these. Fit with importance='absolute' to export, or take this model "
+            "along as sae.to_torch() or sae.save(path)."
+        )
+    thresholds = torch.from_numpy(sae.thresholds_).clamp(max=_LARGEST)
+    return Weights(
+        torch.from_numpy(sae.encoder_weights_),
+        torch.from_numpy(sae.encoder_bias_),
+        torch.from_numpy(sae.components_),
+        torch.from_numpy(sae.decoder_bias_).float(),
+        None if sae._module_k() is not None else thresholds,
+    )
+
+
+def contiguous(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies, each with memory of its own."""
+    return {
+        name: array.detach().clone(memory_format=torch.contiguous_format)
+        for name, array in arrays.items()
+    }
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    text = json.dumps(document, indent=2)
+    with tensorfile.replacing(path) as file:
+        file.write(text.encode())

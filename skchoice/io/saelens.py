@@ -1,0 +1,155 @@
+"""SAELens: a folder with ``cfg.json`` and ``sae_weights.safetensors``.
+
+Read from SAELens 6 (``saes/sae.py``, ``saes/jumprelu_sae.py``, ``saes/topk_sae.py``)::
+
+    jumprelu   f = relu(pre) * (pre > threshold)      pre = (x - b_dec) W_enc + b_enc
+    topk       f = relu(pre) of the k largest pre
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from safetensors.torch import save as safetensors_bytes
+
+from skchoice import tensorfile
+from skchoice.base import ChoiceSAE
+from skchoice.exceptions import FileRefusedError
+from skchoice.io import foreign, imported
+from skchoice.io.exported import contiguous, weights_of, write_json
+
+_SHAPES = {"W_enc": "dF", "b_enc": "F", "W_dec": "Fd", "b_dec": "d"}
+# The oldest version whose files need no migration when SAELens reads them.
+_VERSION = "6.0.0"
+
+
+def to_saelens(
+    sae: ChoiceSAE,
+    folder: str | PathLike,
+    *,
+    model_name: str | None = None,
+    hook_name: str | None = None,
+) -> None:
+    """Write an estimator for SAELens.
+
+    Parameters
+    ----------
+    sae : estimator, fitted with ``importance="absolute"``
+        MutualChoiceSAE and FeatureChoiceSAE become a JumpReLU SAE, TokenChoiceSAE a
+        TopK SAE.
+    folder : str or path-like
+        Made if need be; ``SAE.load_from_disk(folder)`` reads it.
+    model_name, hook_name : str, optional
+        Where the rows are from, as SAELens names it: ``"gpt2"``,
+        ``"blocks.8.hook_resid_pre"``.
+
+    Raises
+    ------
+    InexactExportError
+        If SAELens would give other codes.
+    """
+    weights = weights_of(sae, "SAELens")
+    arrays = {
+        "W_enc": weights.encoder.T,
+        "b_enc": weights.encoder_bias,
+        "W_dec": weights.decoder,
+        "b_dec": weights.decoder_bias,
+    }
+    n_features, n_columns = weights.decoder.shape
+    metadata = {"sae_lens_version": _VERSION, "k": sae._k}
+    if model_name is not None:
+        metadata["model_name"] = model_name
+    if hook_name is not None:
+        metadata["hook_name"] = hook_name
+    config = {
+        "architecture": "topk" if weights.thresholds is None else "jumprelu",
+        "d_in": n_columns,
+        "d_sae": n_features,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": metadata,
+    }
+    if weights.thresholds is None:
+        config["k"] = sae._k
+        config["rescale_acts_by_decoder_norm"] = False
+    else:
+        arrays["threshold"] = weights.thresholds
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tensorfile.replacing(folder / "sae_weights.safetensors") as file:
+        file.write(safetensors_bytes(contiguous(arrays)))
+    write_json(folder / "cfg.json", config)
+
+
+def from_saelens(folder: str | PathLike, *, k: float | None = None) -> ChoiceSAE:
+    """Read a SAE of SAELens.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        With ``cfg.json`` and ``sae_weights.safetensors``, architecture "jumprelu" or
+        "topk", without normalisation of its input.
+    k : float, optional
+        Matches per token, for a JumpReLU SAE that was not written by this library.
+
+    Returns
+    -------
+    TokenChoiceSAE, MutualChoiceSAE or FeatureChoiceSAE
+        Of TopK; of JumpReLU with one threshold; with one for each feature. Only what
+        inference needs is fitted; ``caps_`` and densities are not known.
+
+    Raises
+    ------
+    FileRefusedError
+        If a file is damaged, or its codes could not be the same here.
+    """
+    path = Path(folder, "cfg.json")
+    config = foreign.read_json(path)
+    architecture = foreign.setting(path, config, "architecture")
+    if architecture not in ("jumprelu", "topk"):
+        raise FileRefusedError(
+            f"{path} says architecture={architecture!r}; 'jumprelu' and 'topk' can be "
+            "read. Save a BatchTopK SAE for inference, which makes it 'jumprelu'."
+        )
+    foreign.require(path, config, "normalize_activations", "none")
+    if config.get("reshape_activations", "none") != "none":
+        foreign.require(path, config, "reshape_activations", "none")
+    if config.get("finetuning_scaling_factor"):
+        foreign.require(path, config, "finetuning_scaling_factor", False)
+    centred = foreign.setting(path, config, "apply_b_dec_to_input")
+    if not isinstance(centred, bool):
+        raise FileRefusedError(f"{path} says apply_b_dec_to_input={centred!r}.")
+
+    file = Path(folder, "sae_weights.safetensors")
+    shapes = _SHAPES | ({"threshold": "F"} if architecture == "jumprelu" else {})
+    arrays = foreign.tensors(file, foreign.read_safetensors(file), shapes)
+    n_features, n_columns = arrays["W_dec"].shape
+    foreign.require(path, config, "d_sae", n_features)
+    foreign.require(path, config, "d_in", n_columns)
+
+    metadata = config.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise FileRefusedError(f"{path} has metadata that is no object.")
+    encoder, encoder_bias = arrays["W_enc"].T, arrays["b_enc"]
+    if not centred:  # here b_dec is always subtracted: add back what that takes away
+        shift = encoder.double() @ arrays["b_dec"].double()
+        encoder_bias = (encoder_bias.double() + shift).float()
+    weights = imported.Weights(
+        encoder,
+        encoder_bias,
+        arrays["W_dec"],
+        arrays["b_dec"],
+        arrays.get("threshold"),
+    )
+    if architecture == "topk":
+        k = foreign.setting(path, config, "k")
+        if config.get("rescale_acts_by_decoder_norm", False):
+            weights = imported.with_unit_norm(weights)
+    else:
+        k = metadata.get("k") if k is None else k
+    provenance = {"imported_from": "SAELens", "metadata": metadata}
+    return imported.estimator(folder, weights, k, provenance)

@@ -1,0 +1,60 @@
+"""EleutherAI's sparsify: a folder with ``cfg.json`` and ``sae.safetensors``."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from skchoice.base import ChoiceSAE
+from skchoice.exceptions import FileRefusedError
+from skchoice.io import foreign, imported
+
+_SHAPES = {"encoder.weight": "Fd", "encoder.bias": "F", "W_dec": "Fd", "b_dec": "d"}
+
+
+def from_sparsify(folder: str | PathLike) -> ChoiceSAE:
+    """Read a TopK autoencoder of sparsify.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        With ``cfg.json`` and ``sae.safetensors``; no transcoder, no skip connection.
+
+    Returns
+    -------
+    TokenChoiceSAE
+        Only what inference needs is fitted; with ``warm_start=True`` or
+        ``partial_fit`` training goes on from there.
+
+    Raises
+    ------
+    FileRefusedError
+        If a file is damaged, or its codes could not be the same here.
+    """
+    path = Path(folder, "cfg.json")
+    config = foreign.read_json(path)
+    if config.get("activation", "topk") != "topk":
+        foreign.require(path, config, "activation", "topk")
+    for name in ("transcode", "skip_connection", "embed_skip", "gram_lookup"):
+        if config.get(name):
+            raise FileRefusedError(
+                f"{path} says {name}={config[name]!r}; only plain autoencoders, which "
+                "reconstruct their own input, can be read."
+            )
+    file = Path(folder, "sae.safetensors")
+    arrays = foreign.tensors(file, foreign.read_safetensors(file), _SHAPES)
+    n_features, n_columns = arrays["W_dec"].shape
+    if config.get("d_in", n_columns) != n_columns:
+        foreign.require(path, config, "d_in", n_columns)
+    if config.get("num_latents"):  # 0 stands for expansion_factor * d_in
+        foreign.require(path, config, "num_latents", n_features)
+    weights = imported.Weights(
+        arrays["encoder.weight"],
+        arrays["encoder.bias"],
+        arrays["W_dec"],
+        arrays["b_dec"],
+        None,
+    )
+    k = foreign.setting(path, config, "k")
+    provenance = {"imported_from": "sparsify", "config": config}
+    return imported.estimator(folder, weights, k, provenance)
