@@ -1,4 +1,4 @@
-"""Warnings of their own class, so that each can be filtered or turned into an error."""
+"""Warnings and errors of their own class, so that each can be filtered or caught."""
 
 
 class SAEWarning(UserWarning):
@@ -27,3 +27,7 @@ class DivergenceWarning(SAEWarning):
 
 class DictionaryCollapseWarning(SAEWarning):
     """Many features have the same decoder direction."""
+
+
+class StoreError(ValueError):
+    """A store on disk is damaged, of a newer version, or of another configuration."""
