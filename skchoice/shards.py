@@ -180,7 +180,7 @@ class ShardWriter:
             }
             shard = {"rows": n_rows, **more, "files": files, "progress": {**progress}}
             self.manifest.shards.append(shard)
-            self.manifest.progress = {**progress}
+            self.manifest.progress, self.manifest.complete = {**progress}, False
             self._save()
         except OSError as error:
             del self.manifest.shards[number:]
