@@ -240,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype",
         choices=("float16", "float32"),
         default="float16",
-        help="of the stored rows (float16)",
+        help="stored (float16)",
     )
     add("--shard-rows", type=int, default=65536, help="rows of a file (65536)")
     _add_machine(add)
@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rule",
         choices=_RULES,
         default="feature",
-        help="who chooses the matches (feature)",
+        help="who chooses matches (feature)",
     )
     add("--n-features", type=int, help="size of the dictionary (8 times the columns)")
     add("--k", type=int, default=32, help="matches per token (32)")
@@ -297,7 +297,7 @@ def _add_dataset(add: Any) -> None:
     add(
         "--field",
         default="text",
-        help="with the text, in data sets and JSON lines (text)",
+        help="of data sets and JSON lines (text)",
     )
 
 
