@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -53,44 +52,66 @@ def bare_pass(model, layer: int, ids: list[torch.Tensor]) -> None:
 
 
 def measure_speed(source: str | None, layer: int, repeats: int, n_texts: int) -> dict:
-    """Time the two in turns, on texts that are new in each turn."""
+    """Time the two in turns: a few bare batches each time extraction asks for a text.
+
+    Both in wall time and in processor time, which other work on the machine disturbs
+    less.
+    """
     model, tokenizer = load_model(source or packaged_model())
     names = sorted(topics)
     cutting = Cutting(CONTEXT_LENGTH, False, True, True)
-    rates: dict[str, list[float]] = {"bare": [], "extraction": []}
+    turns = []
     for repeat in range(-1, repeats):  # the first to warm up
-        first = (repeat + 1) * n_texts % len(names)
-        texts = [topics[name] for name in names[first : first + n_texts]]
+        first = max(repeat, 0) * n_texts % len(names)
+        n = n_texts if repeat >= 0 else 1
+        texts = [topics[name][:4000] for name in names[first : first + n]]
         packed = list(batches(cutting.contexts(tokenizer, texts), BATCH_SIZE))
         ids = [torch.from_numpy(b.tokens["token_id"].astype(np.int64)) for b in packed]
-        n_tokens = sum(int((b.tokens["document"] >= 0).sum()) for b in packed)
-        start = time.perf_counter()
-        bare_pass(model, layer, ids)
-        middle = time.perf_counter()
+        bare = np.zeros(2)
+
+        def alternating(texts=texts, ids=ids, bare=bare):
+            for number, text in enumerate(texts):
+                part = slice(*(len(ids) * (number + i) // len(texts) for i in (0, 1)))
+                start = clocks()
+                bare_pass(model, layer, ids[part])
+                bare += clocks() - start
+                yield text
+
         with tempfile.TemporaryDirectory() as folder:
+            start = clocks()
             store_activations(
                 model,
                 tokenizer,
-                texts,
+                alternating(),
                 folder,
                 layers=layer,
                 context_length=CONTEXT_LENGTH,
                 batch_size=BATCH_SIZE,
             )
-            stop = time.perf_counter()
+            extraction = clocks() - start - bare
         if repeat >= 0:
-            rates["bare"].append(n_tokens / (middle - start))
-            rates["extraction"].append(n_tokens / (stop - middle))
-            print({name: round(rate[-1], 1) for name, rate in rates.items()})
-    shares = [b / a for a, b in zip(rates["bare"], rates["extraction"], strict=True)]
+            n_tokens = sum(int((b.tokens["document"] >= 0).sum()) for b in packed)
+            turns.append((n_tokens, bare, extraction))
+            print(n_tokens, "tokens, shares", bare / extraction, flush=True)
+    n_tokens = sum(n for n, _, _ in turns)
+    seconds = {
+        name: sum(turn[i] for turn in turns)
+        for i, name in ((1, "bare"), (2, "extraction"))
+    }
     return {
         "what": "speed",
         "layer": layer,
-        "tokens_per_second": {n: statistics.median(r) for n, r in rates.items()},
-        "share_of_bare": statistics.median(shares),
-        "shares": shares,
+        "tokens": n_tokens,
         "threads": torch.get_num_threads(),
+        "tokens_per_second": {k: float(n_tokens / t[0]) for k, t in seconds.items()},
+        "share_of_bare": float(seconds["bare"][0] / seconds["extraction"][0]),
+        "share_in_processor_time": float(seconds["bare"][1] / seconds["extraction"][1]),
     }
+
+
+def clocks() -> np.ndarray:
+    """Return wall time and processor time in seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def small_model(folder: str) -> None:
@@ -142,8 +163,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="the packaged SmolLM2-135M if not given")
     parser.add_argument("--layer", type=int, default=15)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--texts", type=int, default=3, help="documents of a turn")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--texts", type=int, default=30, help="documents of each")
     parser.add_argument("--megabytes", type=float, nargs="*", default=[1, 4, 16])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)

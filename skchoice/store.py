@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skchoice.lazy import ShardedArray
+from skchoice.lazy import RowView, ShardedArray
 from skchoice.shards import Manifest, ShardWriter
 
 __all__ = ["TOKEN", "ActivationStore", "StoreWriter"]
 
 _KIND = "activations"
 _DTYPES = ("float16", "float32")
+_NORM_ROWS = 4096
 # Where in the text a row is from.
 TOKEN = np.dtype([("token_id", "<i4"), ("document", "<i8"), ("position", "<i4")])
 
@@ -102,6 +103,28 @@ class ActivationStore(ShardedArray):
             f"ActivationStore({str(self.folder)!r}): shape={self.shape}, "
             f"dtype={self.dtype}"
         )
+
+    def without_outliers(self, ratio: float = 10.0) -> RowView:
+        """Leave out the rows whose norm is above ``ratio`` times the median norm.
+
+        Language models make attention sinks of tokens at other positions than the
+        first, too: a few such rows may hold half of the variance.
+
+        Parameters
+        ----------
+        ratio : float, default=10.0
+            Of a row's norm to the median of all rows.
+
+        Returns
+        -------
+        rows : RowView
+            The other rows. All rows are read once, for their norms.
+        """
+        norms = np.empty(len(self), np.float32)
+        for start in range(0, len(self), _NORM_ROWS):
+            part = slice(start, start + _NORM_ROWS)
+            norms[part] = np.linalg.norm(self[part].astype(np.float32), axis=1)
+        return self[norms <= ratio * np.median(norms), ...]
 
     def verify(self) -> None:
         """Read all files and compare them with their checksums.

@@ -230,6 +230,16 @@ def test_a_store_without_tokens_and_one_without_rows(tmp_path):
     assert not empty.complete
 
 
+@pytest.mark.parametrize("n_rows", [30, 9000])
+def test_outliers_are_left_out(tmp_path, n_rows):
+    rows = np.full((n_rows, 3), 3e4, np.float16)  # float16 cannot hold their squares
+    rows[3], rows[-2] = 1e3, 6e4
+    store = in_shards(tmp_path, rows)
+    kept = np.arange(n_rows) != n_rows - 2
+    assert_same(store.without_outliers(ratio=1.5), rows[kept])
+    assert len(store.without_outliers()) == n_rows
+
+
 # -------------------------------------------------------------------- in scikit-learn
 
 
