@@ -94,7 +94,7 @@ def main() -> None:
         layer=args.layer,
         context_length=args.context_length,
     )
-    for token, row in zip(found.tokens, found.codes, strict=True):
+    for token, row in zip(found.tokens.tolist(), found.codes, strict=True):
         strongest = row.indices[row.data.argsort()[::-1][:5]]
         print(f"{token!r:>12}  {' '.join(map(str, strongest))}")
 

@@ -21,6 +21,7 @@ from skchoice.lm import (
     Activations,
     extract_activations,
     load_model,
+    models,
     packaged_model,
     top_contexts,
 )
@@ -455,6 +456,19 @@ def test_loaded_models_are_ready_and_never_phone_home(folders, name, monkeypatch
 def test_a_mistyped_path_is_not_looked_up_on_the_hub(path):
     with pytest.raises(FileNotFoundError, match="save_pretrained"):
         load_model(path)
+
+
+def test_an_unreachable_hub_is_told_with_the_way_around(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("We couldn't connect to 'https://huggingface.co'")
+
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", unreachable)
+    with pytest.raises(
+        OSError, match=r"hub gave no model 'gpt2'.*couldn't connect"
+    ) as e:
+        load_model("gpt2")
+    assert "local folder" in str(e.value)
+    assert "hf download gpt2 --local-dir FOLDER" in str(e.value)
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch):
