@@ -86,17 +86,17 @@ class ActivationStore(ShardedArray):
         self._manifest = manifest
         self.configuration, self.progress = manifest.configuration, manifest.progress
         self.complete = manifest.complete
-        rows = self._column(manifest, "activations", (manifest.n_columns,))
-        super().__init__(*rows, np.dtype(manifest.dtype))
+        lengths = [shard["rows"] for shard in manifest.shards]
+        paths = self._paths_of("activations")
+        super().__init__(paths, lengths, (manifest.n_columns,), manifest.dtype)
         self.tokens = None
         if all("tokens" in shard["files"] for shard in manifest.shards):
-            self.tokens = ShardedArray(*self._column(manifest, "tokens", ()), TOKEN)
+            paths = self._paths_of("tokens")
+            self.tokens = ShardedArray(paths, lengths, (), TOKEN)
 
-    def _column(self, manifest: Manifest, name: str, row_shape: tuple) -> tuple:
-        paths = [
-            self.folder / shard["files"][name]["name"] for shard in manifest.shards
-        ]
-        return paths, [shard["rows"] for shard in manifest.shards], row_shape
+    def _paths_of(self, name: str) -> list[Path]:
+        shards = self._manifest.shards
+        return [self.folder / shard["files"][name]["name"] for shard in shards]
 
     def __repr__(self) -> str:
         return (

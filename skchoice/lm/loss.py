@@ -165,11 +165,12 @@ def _reconstruction(sae: Any) -> Replace:
 
 def _mean(model: PreTrainedModel, site: Site, packed: list[Batch]) -> Tensor:
     """Return the mean of the rows, (d,), float64."""
-    total, n_rows = 0.0, 0
+    sums, n_rows = [], 0
     for batch in packed:
         [rows] = capture(model, [site], *_inputs(batch), batch.keep)
-        total, n_rows = total + rows.double().sum(0), n_rows + len(rows)
-    return total / n_rows
+        sums.append(rows.double().sum(0))
+        n_rows += len(rows)
+    return torch.stack(sums).sum(0) / n_rows
 
 
 def _inputs(batch: Batch) -> tuple[NDArray, NDArray]:
