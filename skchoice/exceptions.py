@@ -9,6 +9,10 @@ class InexactExportError(ValueError):
     """The format of another library cannot hold this model exactly."""
 
 
+class StoreError(ValueError):
+    """A store on disk is damaged, of a newer version, or of another configuration."""
+
+
 class SAEWarning(UserWarning):
     """Base of all warnings of this library."""
 

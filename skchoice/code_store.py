@@ -1,0 +1,208 @@
+"""Codes on disk: streamed out of an encoder, read back as CSR by ranges of rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+from tqdm.auto import tqdm
+
+from skchoice.exceptions import StoreError
+from skchoice.lazy import ShardedArray
+from skchoice.shards import Manifest, ShardWriter
+
+if TYPE_CHECKING:
+    from skchoice.fitted import FittedSAE
+
+__all__ = ["CodeStore", "encode_store"]
+
+_KIND = "codes"
+# Of each shard: values, features, and where each row ends, counted over all shards.
+_ARRAYS = ("data", "indices", "ends")
+
+
+class CodeStore:
+    """Sparse codes in a folder, read as CSR by ranges of rows.
+
+    Parameters
+    ----------
+    folder : str or Path
+        As `encode_store` wrote it.
+
+    Attributes
+    ----------
+    shape : tuple (n_tokens, n_features)
+    dtype : numpy dtype
+    nnz : int
+        Matches, all rows together; may be larger than 2**31.
+    folder : Path
+    configuration : dict
+        Which model gave the codes, and of what.
+    complete : bool
+        Whether all rows there were are encoded.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no store.
+    StoreError
+        If it was written by a newer version, or a shard is missing, truncated or
+        exchanged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.datasets import load_digits
+    >>> from skchoice import TokenChoiceSAE, encode_store
+    >>> X = load_digits().data
+    >>> sae = TokenChoiceSAE(n_features=256, k=8, max_iter=2, random_state=0).fit(X)
+    >>> codes = encode_store(sae, X, tempfile.mkdtemp())
+    >>> codes.shape, codes[100:110].shape
+    ((1797, 256), (10, 256))
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._manifest = Manifest.read(self.folder, _KIND)
+        self._manifest.check_files(self.folder)
+        self.configuration = self._manifest.configuration
+        self.complete = self._manifest.complete
+        self.shape = (self._manifest.n_rows, self._manifest.n_columns)
+        self.dtype = np.dtype(self._manifest.dtype)
+        self._data = self._joined("data", "matches", self.dtype)
+        self._indices = self._joined("indices", "matches", np.dtype(np.int32))
+        self._ends = self._joined("ends", "rows", np.dtype(np.int64))
+        self.nnz = len(self._data)
+
+    def _joined(self, name: str, length: str, dtype: np.dtype) -> ShardedArray:
+        shards = self._manifest.shards
+        paths = [self.folder / shard["files"][name]["name"] for shard in shards]
+        return ShardedArray(paths, [shard[length] for shard in shards], (), dtype)
+
+    def __repr__(self) -> str:
+        return (
+            f"CodeStore({str(self.folder)!r}): shape={self.shape}, nnz={self.nnz}, "
+            f"dtype={self.dtype}"
+        )
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> sp.csr_matrix:
+        """Return neighbouring rows as CSR, in memory."""
+        if not isinstance(rows, slice) or rows.step not in (None, 1):
+            raise IndexError(
+                f"codes are read by ranges of rows, codes[start:stop], got {rows!r}."
+            )
+        start, stop, _ = rows.indices(len(self))
+        stop = max(start, stop)
+        first = int(self._ends[start - 1]) if start else 0
+        pointers = np.concatenate([[first], self._ends[start:stop]]) - first
+        matches = slice(first, first + int(pointers[-1]))
+        # scipy wants both index arrays of one kind, the narrow one where it fits.
+        kind = np.int32 if pointers[-1] < 2**31 else np.int64
+        arrays = (
+            np.array(self._data[matches]),
+            self._indices[matches].astype(kind),
+            pointers.astype(kind),
+        )
+        return sp.csr_matrix(arrays, shape=(stop - start, self.shape[1]))
+
+    def chunks(self, n_rows: int = 1 << 16) -> Iterator[sp.csr_matrix]:
+        """Yield all rows in order, at most ``n_rows`` at a time."""
+        for start in range(0, len(self), n_rows):
+            yield self[start : start + n_rows]
+
+    def verify(self) -> None:
+        """Read all files and compare them with their checksums.
+
+        Raises
+        ------
+        StoreError
+            If a file is not as it was written; the message has both checksums.
+        """
+        self._manifest.check_files(self.folder, whole=True)
+
+
+def encode_store(
+    sae: FittedSAE,
+    store: Any,
+    folder: str | Path,
+    *,
+    shard_rows: int = 1 << 17,
+    verbose: int = 0,
+) -> CodeStore:
+    """Encode rows and stream the codes to disk.
+
+    Memory holds the codes of one shard, however many rows there are. A run that was
+    broken off goes on where it stopped; rows that a store has gained since are added.
+
+    Parameters
+    ----------
+    sae : fitted estimator
+    store : ActivationStore or array-like of shape (n_rows, n_columns)
+    folder : str or Path
+        Made if it is not there.
+    shard_rows : int, default=131072
+        Rows of a shard: 34 MB at 32 matches per row.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Returns
+    -------
+    codes : CodeStore
+        The same as ``sae.transform(store)``, row by row.
+
+    Raises
+    ------
+    StoreError
+        If the codes in the folder are of another model or of other rows.
+    """
+    dtype = "float64" if store.dtype == np.float64 else "float32"
+    configuration = {
+        "model": {"class": type(sae).__name__, "sha256": _model_hash(sae)},
+        "rows": {"dtype": str(np.dtype(store.dtype)), "sha256": _first_rows(store)},
+    }
+    empty = Manifest(_KIND, dtype, len(sae.components_), configuration)
+    writer = ShardWriter(Path(folder), empty)
+    n_rows, done = store.shape[0], writer.manifest.n_rows
+    if done > n_rows:
+        raise StoreError(
+            f"the store in {str(folder)!r} has codes of {done:,} rows, and there are "
+            f"only {n_rows:,} to encode: give another folder."
+        )
+    n_matches = sum(shard["matches"] for shard in writer.manifest.shards)
+    with tqdm(
+        total=n_rows, initial=done, desc="Encoding", unit=" rows", disable=not verbose
+    ) as bar:
+        for start in range(done, n_rows, shard_rows):
+            # A view of a store, so that transform streams it too.
+            codes = sae._encode_sparse(store[start : start + shard_rows, ...])
+            ends = codes.indptr[1:].astype(np.int64) + n_matches
+            arrays = (codes.data, codes.indices.astype(np.int32, copy=False), ends)
+            writer.append(
+                dict(zip(_ARRAYS, arrays, strict=True)),
+                codes.shape[0],
+                {},
+                matches=int(codes.nnz),
+            )
+            n_matches += int(codes.nnz)
+            bar.update(codes.shape[0])
+    writer.finish({})
+    return CodeStore(folder)
+
+
+def _model_hash(sae: FittedSAE) -> str:
+    """Return a checksum of all that the codes depend on."""
+    digest = hashlib.sha256(f"{sae._importance} {sae._module_k()}".encode())
+    for name in ("encoder_weights_", "encoder_bias_", "decoder_bias_", "thresholds_"):
+        digest.update(np.ascontiguousarray(getattr(sae, name)).data)
+    return digest.hexdigest()
+
+
+def _first_rows(store: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(store[:64]).data).hexdigest()

@@ -1,0 +1,140 @@
+"""The command line does what the library does, and explains what went wrong."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import skchoice
+from skchoice import ActivationStore, CodeStore
+from skchoice.cli import main
+from skchoice.store import StoreWriter
+
+TEXT = "the cat sat on the mat\n" * 20
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def store(X, tmp_path):
+    StoreWriter(tmp_path / "X", X.shape[1]).append(X)
+    return tmp_path / "X"
+
+
+def extract(folders, text, out, *more):
+    source, goal = [str(folders["gpt2"]), str(text)], ["--out", str(out)]
+    return main(["extract", *source, *goal, "--layers", "1", "--device", "cpu", *more])
+
+
+def test_extract(folders, text, tmp_path, capsys, gpt2):
+    from skchoice.lm import extract_activations
+
+    out = tmp_path / "out"
+    options = ["--context-length", "16", "--hooks", "mlp_out", "resid_pre"]
+    assert extract(folders, text, out, *options) == 0
+    shown = capsys.readouterr()
+    assert "layer1-mlp_out" in shown.out and "dropped" in shown.out
+    assert "tokens/s" in shown.err
+    found = extract_activations(
+        *gpt2, [TEXT], layer=1, hook="mlp_out", context_length=16
+    )
+    assert_array_equal(ActivationStore(out / "layer1-mlp_out"), found.activations)
+    assert extract(folders, text, out, *options, "--quiet") == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--layers", "7"], "layer must be an integer from 0 to 2, got 7"),
+        (["--context-length", "9999"], "context_length must be"),
+        (["--dataset", "x"], "give files of text, or a data set"),
+    ],
+)
+def test_errors_are_explained(folders, text, tmp_path, capsys, more, message):
+    assert extract(folders, text, tmp_path / "out", *more) == 1
+    shown = capsys.readouterr().err
+    assert "skchoice extract: " in shown and message in shown
+    assert "Traceback" not in shown
+
+
+def test_interruptions_and_full_disks(folders, text, tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("skchoice.lm.storing.captured", interrupted)
+        assert extract(folders, text, tmp_path / "out") == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("skchoice.shards._write_array", full)
+        assert extract(folders, text, tmp_path / "out") == 1
+    shown = capsys.readouterr().err
+    assert "No space left" in shown and "run again to go on" in shown
+    assert extract(folders, text, tmp_path / "out") == 0
+
+
+def test_hooks_are_those_of_the_library():
+    from skchoice import cli
+    from skchoice.lm.sites import HOOKS
+
+    assert cli._HOOKS == HOOKS
+
+
+def test_fit_encode_and_evaluate(store, X, tmp_path, capsys):
+    sae, codes = str(tmp_path / "sae"), str(tmp_path / "codes")
+    assert (
+        main(["fit", str(store), "--n-features", "32", "--k", "4", "--out", sae]) == 0
+    )
+    assert "FeatureChoiceSAE, 32 features" in capsys.readouterr().out
+    assert main(["encode", sae, str(store), "--out", codes]) == 0
+    fitted = skchoice.load(Path(sae))
+    expected = fitted.transform(X.astype(np.float16))
+    assert (CodeStore(codes)[:] != expected).nnz == 0
+    capsys.readouterr()
+    assert main(["evaluate", sae, str(store)]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["l0"] == pytest.approx(expected.nnz / len(X))
+    assert main(["fit", str(store), "--out", sae]) == 1
+    assert "exists" in capsys.readouterr().err
+
+
+def test_evaluate_the_loss(folders, text, tmp_path, capsys):
+    assert extract(folders, text, tmp_path / "out", "--context-length", "16") == 0
+    store, sae = str(tmp_path / "out" / "layer1-resid_post"), str(tmp_path / "sae")
+    common = [store, "--k", "4", "--rule", "mutual", "--n-features", "24"]
+    assert main(["fit", *common, "--out", sae]) == 0
+    capsys.readouterr()
+    evaluate = ["evaluate", sae, store, "--model", str(folders["gpt2"])]
+    assert main([*evaluate, "--text", str(text), "--device", "cpu"]) == 0
+    loss = json.loads(capsys.readouterr().out)["loss"]
+    assert loss["n_tokens"] > 300 and loss["clean"] > 0
+    assert main(evaluate) == 1
+    assert "both, --model and --text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["extract", "fit", "encode", "evaluate"])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0
+    assert "usage: skchoice " + command in capsys.readouterr().out
+
+
+def test_as_a_module():
+    root = Path(skchoice.__file__).parents[1]
+    command = [sys.executable, "-m", "skchoice", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.strip() == skchoice.__version__

@@ -1,0 +1,582 @@
+"""A store is one array on disk, whole after a crash at any instant."""
+
+import errno
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.testing import assert_array_equal
+from sklearn.model_selection import GridSearchCV, ShuffleSplit, cross_val_score
+
+from skchoice import files, shards
+from skchoice.exceptions import StoreError
+from skchoice.lazy import LazyArray, RowView
+from skchoice.store import TOKEN, ActivationStore, StoreWriter
+
+LENGTHS = (5, 1, 9, 4, 11)
+N_ROWS, N_COLUMNS = sum(LENGTHS), 3
+VALUES = np.arange(N_ROWS * N_COLUMNS, dtype=np.float16).reshape(N_ROWS, N_COLUMNS)
+
+
+def made_up_tokens(n_rows):
+    tokens = np.zeros(n_rows, TOKEN)
+    tokens["token_id"] = np.arange(n_rows) * 7
+    tokens["document"] = np.arange(n_rows) // 4
+    tokens["position"] = np.arange(n_rows) % 4
+    return tokens
+
+
+def write(folder, values, lengths, **settings):
+    """Write a store whose shards have these lengths."""
+    writer = StoreWriter(folder, values.shape[1], dtype=str(values.dtype), **settings)
+    tokens = made_up_tokens(len(values))
+    stops = np.cumsum(lengths)
+    for start, stop in zip(stops - lengths, stops, strict=True):
+        writer.append(values[start:stop], tokens[start:stop], {"n": int(stop)})
+    return writer
+
+
+def in_shards(folder, X, n_shards=5):
+    """Return X as a store."""
+    lengths = [len(part) for part in np.array_split(X, n_shards)]
+    write(folder, X, lengths)
+    return ActivationStore(folder)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    write(folder, VALUES, LENGTHS)
+    return ActivationStore(folder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return the folder of a store that a test may damage."""
+    write(tmp_path / "store", VALUES, LENGTHS)
+    return tmp_path / "store"
+
+
+# ---------------------------------------------------------------------------- indexing
+
+
+def row_indices(n_rows=N_ROWS):
+    places = st.integers(-n_rows, n_rows - 1)
+    shapes = hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=8)
+    return st.one_of(
+        places,
+        st.slices(n_rows),
+        st.lists(places, max_size=12),
+        hnp.arrays(np.int64, shapes, elements=places),
+        hnp.arrays(np.uint8, 4, elements=st.integers(0, n_rows - 1)),
+        hnp.arrays(bool, n_rows),
+    )
+
+
+def pairs():
+    """Indices of rows and columns together."""
+    columns = st.integers(-N_COLUMNS, N_COLUMNS - 1)
+    free = st.tuples(
+        st.one_of(st.integers(-N_ROWS, N_ROWS - 1), st.slices(N_ROWS)),
+        st.one_of(columns, st.slices(N_COLUMNS), st.lists(columns, max_size=4)),
+    )
+    rows_alone = st.tuples(row_indices(), st.one_of(columns, st.slices(N_COLUMNS)))
+    together = hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=2).flatmap(
+        lambda shapes: st.tuples(
+            hnp.arrays(
+                np.int64,
+                shapes.input_shapes[0],
+                elements=st.integers(-N_ROWS, N_ROWS - 1),
+            ),
+            hnp.arrays(np.int64, shapes.input_shapes[1], elements=columns),
+        )
+    )
+    return st.one_of(free, rows_alone, together)
+
+
+def keys():
+    return st.one_of(
+        row_indices(),
+        pairs(),
+        hnp.arrays(bool, (N_ROWS, N_COLUMNS)),
+        st.tuples(row_indices()),
+        st.tuples(st.just(...), st.integers(0, N_COLUMNS - 1)),
+        st.just(()),
+    )
+
+
+def assert_same(found, expected):
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert_array_equal(np.asarray(found), expected)
+
+
+@given(key=keys())
+def test_a_store_of_five_shards_is_indexed_as_one_array(store, key):
+    found = store[key]
+    assert isinstance(found, (np.ndarray, np.generic))
+    assert_same(found, VALUES[key])
+
+
+@given(key=row_indices())
+def test_tokens_are_indexed_alike(store, key):
+    assert_same(store.tokens[key], made_up_tokens(N_ROWS)[key])
+
+
+def one_axis(n_rows):
+    """Indices that leave a lazy array lazy."""
+    free = [st.slices(n_rows), hnp.arrays(bool, n_rows)]
+    if n_rows:
+        free.append(st.lists(st.integers(-n_rows, n_rows - 1), max_size=20))
+    return st.one_of(free)
+
+
+@given(data=st.data())
+def test_views_of_views_are_lazy_and_indexed_as_arrays(store, data):
+    lazy, expected = store, VALUES
+    for _ in range(data.draw(st.integers(1, 4))):
+        key = data.draw(one_axis(len(expected)))
+        lazy, expected = lazy[key, ...], expected[key]
+        assert isinstance(lazy, RowView)
+        assert lazy.shape == expected.shape
+    assert_same(lazy, expected)
+    if len(expected):
+        key = data.draw(row_indices(len(expected)))
+        assert_same(lazy[key], expected[key])
+
+
+@given(key=st.one_of(st.integers(N_ROWS), st.integers(max_value=-N_ROWS - 1)))
+def test_rows_outside_are_refused(store, key):
+    key = max(min(key, 2**62), -(2**62))
+    for wrong in (key, [0, key], (key, ...), ([key], ...), ([0, key], 1)):
+        with pytest.raises(IndexError, match="out of bounds"):
+            store[wrong]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        1.5,
+        [0.5],
+        None,
+        (0, 0, 0),
+        (..., 0, ...),
+        (slice(None), 3),
+        (0, [5]),
+        np.ones(3, bool),
+        np.ones((3, 3), bool),
+        ([[0, 1]], ...),
+    ],
+    ids=str,
+)
+def test_indices_that_numpy_refuses_are_refused(store, wrong):
+    with pytest.raises((IndexError, TypeError)):
+        store[wrong]
+
+
+def test_what_an_array_has(store):
+    assert store.shape == (N_ROWS, N_COLUMNS) and store.ndim == 2
+    assert len(store) == N_ROWS and store.size == VALUES.size
+    assert store.nbytes == VALUES.nbytes
+    assert_array_equal(np.asarray(store), VALUES)
+    assert np.asarray(store, dtype=np.float64).dtype == np.float64
+    assert_array_equal(list(store), VALUES)
+    assert_array_equal(list(store[::-1, ...]), VALUES[::-1])
+    assert_array_equal(store.tokens["document"], np.arange(N_ROWS) // 4)
+    assert "shape=(30, 3)" in repr(store) and "shape=(2, 3)" in repr(store[:2, ...])
+    with pytest.raises(ValueError, match="copy"):
+        np.asarray(store, copy=False)
+
+
+def test_a_slice_inside_a_shard_is_a_view_of_the_map(store):
+    part = store[6:9]
+    assert np.shares_memory(part, store[7:8]) and not part.flags.writeable
+    assert not np.shares_memory(store[4:7], part)  # from two shards
+
+
+def test_stores_and_views_can_be_pickled(store):
+    for lazy in (store, store[[3, 1], ...], store.tokens):
+        again = pickle.loads(pickle.dumps(lazy))
+        assert_same(again, np.asarray(lazy))
+
+
+def test_more_shards_than_may_be_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("skchoice.lazy._OPEN_SHARDS", 2)
+    store = in_shards(tmp_path, VALUES, n_shards=N_ROWS)
+    assert_array_equal(np.asarray(store), VALUES)
+    assert store._map.cache_info().currsize == 2
+
+
+def test_a_store_without_tokens_and_one_without_rows(tmp_path):
+    writer = StoreWriter(tmp_path / "plain", 3)
+    writer.append(VALUES)
+    assert ActivationStore(tmp_path / "plain").tokens is None
+    with pytest.raises(ValueError, match="all shards of a store or none"):
+        writer.append(VALUES, made_up_tokens(N_ROWS))
+
+    StoreWriter(tmp_path / "empty", 3)
+    empty = ActivationStore(tmp_path / "empty")
+    assert_same(empty, VALUES[:0])
+    assert_same(empty[:], VALUES[:0])
+    assert not empty.complete
+
+
+@pytest.mark.parametrize("n_rows", [30, 9000])
+def test_outliers_are_left_out(tmp_path, n_rows):
+    rows = np.full((n_rows, 3), 3e4, np.float16)  # float16 cannot hold their squares
+    rows[3], rows[-2] = 1e3, 6e4
+    store = in_shards(tmp_path, rows)
+    kept = np.arange(n_rows) != n_rows - 2
+    assert_same(store.without_outliers(ratio=1.5), rows[kept])
+    assert len(store.without_outliers()) == n_rows
+
+
+# -------------------------------------------------------------------- in scikit-learn
+
+
+class Refusing(LazyArray):
+    """Rows that may not be read all at once."""
+
+    def __init__(self, store):
+        self._store, self.shape, self.dtype = store, store.shape, store.dtype
+
+    def _read(self, places):
+        assert len(places) <= 512, "read in larger pieces than blocks"
+        return self._store._read(places)
+
+
+def test_every_estimator_takes_a_store(make, X, X_new, tmp_path):
+    X, X_new = X.astype(np.float32), X_new.astype(np.float32)
+    store, new = in_shards(tmp_path / "old", X), in_shards(tmp_path / "new", X_new)
+    sae = make().fit(store)
+    assert sae.n_features_in_ == X.shape[1]
+    assert_array_equal(sae.transform(new).toarray(), sae.transform(X_new).toarray())
+    assert sae.score(new[::-1, ...]) == pytest.approx(sae.score(X_new))
+    rows = np.random.default_rng(0).permutation(len(X_new))[:40]
+    assert_array_equal(
+        sae.transform(new[rows, ...]).toarray(), sae.transform(X_new[rows]).toarray()
+    )
+    sae.partial_fit(new).allocate(new[rows, ...])
+
+
+def test_a_store_is_streamed_and_never_read_whole(make, mixture, tmp_path):
+    X = mixture(5000).astype(np.float16)
+    store = in_shards(tmp_path, X)
+    rows = np.random.default_rng(0).permutation(5000)
+    for lazy in (store, store[rows, ...], store[::2, ...]):
+        sae = make(max_iter=1).fit(Refusing(lazy))
+        assert sae.components_.shape == (48, X.shape[1])
+
+
+def test_cross_validation_and_grid_search_on_a_store(make, X, tmp_path):
+    X = X.astype(np.float32)
+    store = in_shards(tmp_path, X)
+    splits = ShuffleSplit(2, test_size=0.25, random_state=0)  # unsorted indices
+    scores = cross_val_score(make(), store, cv=splits)
+    # In memory rows are shuffled one by one, so the models differ a little.
+    assert scores == pytest.approx(cross_val_score(make(), X, cv=splits), abs=0.1)
+    grids = [GridSearchCV(make(), {"k": [1, 4]}, cv=2).fit(rows) for rows in (store, X)]
+    found, expected = (grid.cv_results_["mean_test_score"] for grid in grids)
+    assert found == pytest.approx(expected, abs=0.1)
+    parallel = cross_val_score(make(max_iter=2), store, cv=splits, n_jobs=2)
+    assert_array_equal(parallel, cross_val_score(make(max_iter=2), store, cv=splits))
+
+
+# ------------------------------------------------------------------------------ writing
+
+
+def test_float16_never_holds_an_infinity(tmp_path):
+    rows = np.zeros((3, 2))
+    rows[1] = 65519.0  # rounds to 65504
+    writer = StoreWriter(tmp_path / "half", 2)
+    writer.append(rows)
+    rows[2, 1] = -65520.0
+    with pytest.raises(ValueError, match=r'row 5 holds 6.55.*dtype="float32"'):
+        writer.append(rows)
+    store = ActivationStore(tmp_path / "half")
+    assert store.shape == (3, 2) and np.isfinite(np.asarray(store)).all()
+    wide = StoreWriter(tmp_path / "single", 2, dtype="float32")
+    wide.append(rows)
+    assert_array_equal(ActivationStore(tmp_path / "single"), rows.astype(np.float32))
+    for wrong in (np.nan, np.inf):
+        rows[0, 0] = wrong
+        with pytest.raises(ValueError, match=r"row 3 holds .* not finite"):
+            wide.append(rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "message"),
+    [
+        (np.zeros((2, 4)), None, "must be of shape"),
+        (np.zeros(3), None, "must be of shape"),
+        (np.zeros((0, 3)), None, "at least one row"),
+        (np.zeros((2, 3)), made_up_tokens(3), "tokens must be of shape"),
+        (np.zeros((2, 3)), np.zeros(2), "dtype TOKEN"),
+    ],
+)
+def test_wrong_rows_are_refused(tmp_path, rows, tokens, message):
+    writer = StoreWriter(tmp_path, 3)
+    with pytest.raises(ValueError, match=message):
+        writer.append(rows, tokens)
+    assert writer.n_rows == 0
+    with pytest.raises(ValueError, match="dtype must be one of"):
+        StoreWriter(tmp_path / "other", 3, dtype="int8")
+
+
+def test_the_manifest_says_what_the_store_holds(tmp_path):
+    writer = write(tmp_path, VALUES, LENGTHS, configuration={"layer": 8, "b": (1, 2)})
+    writer.finish({"dropped": {"first": 3}})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["shape"] == [N_ROWS, N_COLUMNS]
+    assert manifest["dtype"] == "float16"
+    assert manifest["configuration"] == {"layer": 8, "b": [1, 2]}
+    assert len(manifest["configuration_sha256"]) == 64
+    assert manifest["progress"] == {"dropped": {"first": 3}} and manifest["complete"]
+    assert [shard["rows"] for shard in manifest["shards"]] == list(LENGTHS)
+    for shard in manifest["shards"]:
+        for record in shard["files"].values():
+            path = tmp_path / record["name"]
+            assert files.sha256_of(path) == record["sha256"]
+            assert path.stat().st_size == record["bytes"]
+            np.load(path)
+    store = ActivationStore(tmp_path)
+    assert store.complete and store.progress == {"dropped": {"first": 3}}
+    assert store.configuration == manifest["configuration"]
+    store.verify()
+
+
+def test_a_writer_goes_on_where_another_stopped(tmp_path):
+    settings = {"configuration": {"layer": 8}}
+    write(tmp_path / "one", VALUES, LENGTHS, **settings)
+    write(tmp_path / "two", VALUES[:15], LENGTHS[:3], **settings)
+    writer = StoreWriter(tmp_path / "two", 3, **settings)
+    assert (writer.n_rows, writer.n_shards) == (15, 3) and writer.progress == {"n": 15}
+    for start, stop in ((15, 19), (19, 30)):
+        tokens = made_up_tokens(N_ROWS)[start:stop]
+        writer.append(VALUES[start:stop], tokens, {"n": stop})
+    assert_same_folder(tmp_path / "one", tmp_path / "two")
+    writer.keep(3)
+    assert writer.progress == {"n": 15}
+    assert_same(ActivationStore(tmp_path / "two"), VALUES[:15])
+
+
+def assert_same_folder(one, other):
+    names = sorted(os.listdir(one))
+    assert names == sorted(os.listdir(other))
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+# ------------------------------------------------------------------- crashes and damage
+
+
+def steps_until_done(monkeypatch, run):
+    """Run again and again, broken off after one, two ... steps on the disk."""
+    after = 0
+    while True:
+        left = after
+
+        def step(original):
+            def counted(*args, **kwargs):
+                nonlocal left
+                if left == 0:
+                    raise KeyboardInterrupt
+                left -= 1
+                return original(*args, **kwargs)
+
+            return counted
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "replace", step(os.replace))
+            patch.setattr(files.os, "fsync", step(os.fsync))
+            try:
+                run(after)
+                return after
+            except KeyboardInterrupt:
+                after += 1
+
+
+def test_broken_off_at_any_step_the_store_is_valid_and_shorter(tmp_path, monkeypatch):
+    lengths = []
+
+    def run(after):
+        folder = tmp_path / str(after)
+        if after:  # what the run before it left
+            before = tmp_path / str(after - 1)
+            if (before / "manifest.json").exists():
+                store = ActivationStore(before)
+                store.verify()
+                assert_array_equal(np.asarray(store), VALUES[: len(store)])
+                lengths.append(len(store))
+        write(folder, VALUES[:15], LENGTHS[:3])
+
+    n_steps = steps_until_done(monkeypatch, run)
+    assert n_steps > 3 * 6
+    # Three shards, and each of the lengths between them was seen.
+    assert set(lengths) == {0, 5, 6, 15}
+    assert lengths == sorted(lengths)
+
+
+WRITE_FOR_EVER = """
+import sys
+import numpy as np
+from skchoice.store import StoreWriter
+writer = StoreWriter(sys.argv[1], 4)
+print("begun", flush=True)
+while True:
+    n = writer.n_rows
+    writer.append(np.full((64, 4), n % 1000), progress={"n": n + 64})
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
+def test_kill_9_leaves_a_valid_store(tmp_path):
+    rng = np.random.default_rng(0)
+    n_rows = 0
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITE_FOR_EVER, tmp_path],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[1],
+        )
+        process.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0.01, 0.1))
+        process.kill()
+        process.wait()
+        store = ActivationStore(tmp_path)
+        store.verify()
+        assert len(store) >= n_rows and len(store) == store.progress.get("n", 0)
+        n_rows = len(store)
+        firsts = np.asarray(store)[::64, 0]
+        assert_array_equal(firsts, np.arange(0, n_rows, 64) % 1000)
+    assert n_rows > 0
+
+
+def test_a_full_disk_costs_the_last_append_alone(tmp_path, monkeypatch):
+    writer = write(tmp_path, VALUES[:15], LENGTHS[:3])
+
+    class FullDisk:
+        def __init__(self, file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_HashedFile", FullDisk)
+        with pytest.raises(OSError, match=r"No space left.*15 rows before.*safe"):
+            writer.append(VALUES[15:], made_up_tokens(15))
+    assert not list(tmp_path.glob("*.part"))
+    assert_same(ActivationStore(tmp_path), VALUES[:15])
+    writer.append(VALUES[15:], made_up_tokens(15))
+    assert_same(ActivationStore(tmp_path), VALUES)
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size - 3)
+
+
+def exchange(path):
+    other = path.with_name(path.name.replace("1", "0"))
+    content = other.read_bytes()
+    other.write_bytes(path.read_bytes())
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, exchange, Path.unlink])
+@pytest.mark.parametrize("name", ["activations", "tokens"])
+def test_a_damaged_shard_is_named_with_its_checksum(tmp_path, damage, name):
+    write(tmp_path, VALUES, [15, 15])
+    writer_settings = {"n_columns": 3}
+    path = tmp_path / f"{name}-00001.npy"
+    expected = files.sha256_of(path)
+    damage(path)
+    for open_again in (
+        ActivationStore,
+        lambda folder: StoreWriter(folder, **writer_settings),
+    ):
+        with pytest.raises(StoreError) as caught:
+            open_again(tmp_path)
+        assert "sha256" in str(caught.value)
+        assert f"{name}-0000" in str(caught.value)
+        if damage is not exchange:  # then the other file is found first
+            assert expected in str(caught.value)
+        elif path.exists():
+            assert expected in str(caught.value)  # as what was found
+
+
+def test_a_flipped_bit_is_found_by_verify(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(4000, 4))
+    StoreWriter(tmp_path, 4).append(rows)
+    path = tmp_path / "activations-00000.npy"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    store = ActivationStore(tmp_path)
+    with pytest.raises(StoreError, match=r"activations-00000.*sha256"):
+        store.verify()
+
+
+def edit(folder, **changes):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "version 2.*up to 1.*newer skchoice"),
+        ({"format": "other"}, "not the manifest of a store"),
+        ({"kind": "codes"}, "a store of codes, not of activations"),
+    ],
+)
+def test_a_foreign_manifest_is_refused(folder, changes, message):
+    edit(folder, **changes)
+    for open_again in (ActivationStore, lambda folder: StoreWriter(folder, 3)):
+        with pytest.raises(StoreError, match=message):
+            open_again(folder)
+
+
+def test_no_store_and_no_json(tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
+        ActivationStore(tmp_path)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match="not JSON"):
+        ActivationStore(folder)
+
+
+def test_another_configuration_is_told_and_harms_nothing(tmp_path):
+    write(tmp_path, VALUES, LENGTHS, configuration={"layer": 8, "model": "gpt2"})
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(StoreError, match="layer 8 there, 9 now"):
+        StoreWriter(tmp_path, 3, configuration={"layer": 9, "model": "gpt2"})
+    with pytest.raises(StoreError, match="n_columns 3 there, 4 now"):
+        StoreWriter(tmp_path, 4, configuration={"layer": 8, "model": "gpt2"})
+    with pytest.raises(StoreError, match="dtype 'float16' there, 'float32' now"):
+        StoreWriter(tmp_path, 3, dtype="float32")
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    StoreWriter(tmp_path, 3, configuration={"model": "gpt2", "layer": 8})
+
+
+def test_two_writers_do_not_mix(folder):
+    one, other = StoreWriter(folder, 3), StoreWriter(folder, 3)
+    tokens = made_up_tokens(N_ROWS)
+    one.append(VALUES, tokens)
+    with pytest.raises(StoreError, match="another process"):
+        other.append(VALUES[:4], tokens[:4])
+    store = ActivationStore(folder)
+    store.verify()
+    assert_same(store, np.concatenate([VALUES, VALUES]))
+
+
+def test_configurations_hash_alike_in_any_order():
+    one = shards.configuration_hash({"a": 1, "b": [2]})
+    assert one == shards.configuration_hash({"b": [2], "a": 1})
+    assert one != shards.configuration_hash({"a": 1, "b": [3]})
