@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
-.PHONY: quickstart test lint types clean
+.PHONY: quickstart test lint types browser clean
 .NOTPARALLEL:
 
 quickstart: $(VENV)/quickstart.stamp
@@ -26,6 +26,11 @@ lint: $(VENV)/test.stamp
 
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
+
+# For the tests of the report's page, which are skipped without. Debian, as root.
+browser:
+	apt-get update
+	apt-get install -y --no-install-recommends chromium chromium-driver fonts-dejavu-core
 
 # torch by itself and first, so that no other package's wishes choose its build.
 $(VENV)/torch.stamp: constraints.txt
