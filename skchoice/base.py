@@ -153,6 +153,7 @@ class ChoiceSAE(FittedSAE):
         Returns
         -------
         self
+            The estimator itself, fitted.
 
         Raises
         ------
@@ -237,6 +238,7 @@ class ChoiceSAE(FittedSAE):
         Returns
         -------
         self
+            The estimator itself, fitted.
         """
         first = not hasattr(self, "components_")
         rows, names = self._open(X, reset=first)

@@ -138,6 +138,7 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Parameters
         ----------
         X : array-like of shape (n_rows, n_columns)
+            As for :meth:`fit`.
         y : None
             Ignored.
 
@@ -175,6 +176,7 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Parameters
         ----------
         X : array-like of shape (n_rows, n_columns)
+            As for :meth:`fit`.
 
         Returns
         -------
@@ -204,6 +206,7 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Parameters
         ----------
         device : str or torch.device, default="cpu"
+            Where its arrays lie.
 
         Returns
         -------

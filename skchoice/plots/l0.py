@@ -35,7 +35,13 @@ class L0Display:
         Share of the tokens at each number of matches. Where a bin holds several
         numbers it has their mean share, so that bins of all widths compare.
     ax_ : matplotlib.axes.Axes
+        Where it is drawn.
     figure_ : matplotlib.figure.Figure
+        The figure of the ax.
+
+    See Also
+    --------
+    DensityDisplay : How often each feature fires.
 
     Examples
     --------
@@ -60,12 +66,13 @@ class L0Display:
         ----------
         ax : matplotlib.axes.Axes or None, default=None
             Where to draw. None makes a new figure.
-        **stairs_kwargs
+        **stairs_kwargs : dict
             For `matplotlib.axes.Axes.stairs`.
 
         Returns
         -------
-        display : L0Display
+        L0Display
+            The display, drawn.
         """
         l0 = np.asarray(self.l0_per_token)
         shares, edges = _integer_histogram(l0)
@@ -104,12 +111,13 @@ class L0Display:
             Where to draw. None makes a new figure.
         label : str or None, default=None
             Name in the legend. None leaves the display out of it.
-        **stairs_kwargs
+        **stairs_kwargs : dict
             For `matplotlib.axes.Axes.stairs`.
 
         Returns
         -------
-        display : L0Display
+        L0Display
+            The display, drawn.
         """
         return cls(metrics.l0_per_token(codes), label=label).plot(ax, **stairs_kwargs)
 

@@ -105,6 +105,10 @@ def report(
     ValueError
         If lengths or shapes do not fit those of X. Nothing is written then.
 
+    See Also
+    --------
+    skchoice.plots.DensityDisplay : The curve of densities in matplotlib.
+
     Notes
     -----
     A feature is *dead* here where it fires on none of the rows of X, and *underused*

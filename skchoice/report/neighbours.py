@@ -48,7 +48,8 @@ def nearest_by_cofiring(spool: Spool, n: int) -> Ranked:
     The score is the Jaccard index: tokens on which both fire over tokens on which
     either does.
     """
-    n_features, counts = spool.n_features, torch.from_numpy(spool.counts)
+    n_features = spool.n_features
+    counts = torch.from_numpy(spool.counts).float()
     parts = []
     for first, stop in _blocks(n_features, n_features):
         both = np.zeros((stop - first, n_features), dtype=np.float32)
@@ -59,7 +60,7 @@ def nearest_by_cofiring(spool: Spool, n: int) -> Ranked:
             both += (everything.T @ some.tocsr()).T.toarray()
         shared = torch.from_numpy(both)
         either = counts[first:stop, None] + counts - shared
-        jaccard = torch.where(shared > 0, shared / either, 0.0).float()
+        jaccard = torch.where(shared > 0, shared / either, 0.0)
         own = torch.arange(first, stop)
         jaccard[own - first, own] = -1.0
         parts.append(jaccard.topk(min(n, n_features - 1), dim=1))
