@@ -19,8 +19,8 @@ version = release = skchoice.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    "mathml",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
@@ -45,6 +45,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 1,
 }
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "skchoice"
 html_static_path = []

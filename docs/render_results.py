@@ -3,7 +3,7 @@
     python docs/render_results.py benchmarks/results docs/_generated
 
 A file holds numbers by name, lists of records, or both, nested as it likes: records
-that have the same names become a table, single values a list.
+that have the same names become a table, single values a sentence.
 """
 
 from __future__ import annotations
@@ -48,10 +48,14 @@ def rendered(value: Any) -> Iterator[str]:
     """Yield lines of reST for a value of JSON."""
     if isinstance(value, dict):
         flat = dict(flattened(value))
-        for name, single in flat.items():
-            if not is_records(single):
-                yield f":{name.replace('_', ' ')}: {shown(single)}"
-        yield ""
+        single = {
+            name.removeprefix("settings "): one
+            for name, one in flat.items()
+            if not is_records(one)
+        }
+        if single:
+            pairs = [f"{n.replace('_', ' ')}: {shown(v)}" for n, v in single.items()]
+            yield from ("; ".join(pairs) + ".", "")
         for name, records in flat.items():
             if is_records(records):
                 if name != "results":

@@ -90,7 +90,7 @@ def test_results_of_any_shape_are_rendered(render_results, tmp_path):
     text = render_results.write(tmp_path, tmp_path / "out").read_text(encoding="utf-8")
     # What is known comes first, under its title.
     assert text.index("A training step") < text.index("Later one")
-    assert r"a\|b \*c\*" in text and ":nested deep number: 1,234,567" in text
+    assert r"a\|b \*c\*" in text and "; nested deep number: 1,234,567; " in text
     assert "   * - a\n     - b c\n   * - 1\n     - 0.1235\n" in text
     assert "9,000,000,000" in text and "0, 1, 2, 3, 4, 5, 6, 7, … (20)" in text
     docutils = pytest.importorskip("docutils.core")
