@@ -95,21 +95,26 @@ class FrontierDisplay:
         """
         l0, fvu = np.asarray(self.l0), np.asarray(self.fvu)
         std = None if self.fvu_std is None else np.asarray(self.fvu_std)
-        names = [""] * len(l0) if self.group is None else map(str, self.group)
-        group = np.array(list(names))
+        group = np.full(len(l0), "")
+        if self.group is not None:
+            group = np.asarray(self.group).astype(str)
         ax = given_or_new(ax)
         self.lines_ = []
         for name in dict.fromkeys(group.tolist()):
             here = np.flatnonzero(group == name)
             here = here[np.argsort(l0[here], kind="stable")]
             label = ", ".join(part for part in (self.label, name) if part)
-            style = {"marker": "o", "markersize": 4.5, "linewidth": 1.8, "capsize": 2.5}
+            style: dict[str, Any] = {"marker": "o", "markersize": 4.5, "capsize": 2.5}
             self.lines_.append(
                 ax.errorbar(
                     l0[here],
                     fvu[here],
                     yerr=None if std is None else std[here],
-                    **(style | {"label": label or None} | errorbar_kwargs),
+                    **(
+                        style
+                        | {"linewidth": 1.8, "label": label or None}
+                        | errorbar_kwargs
+                    ),
                 )
             )
         ax.set(
