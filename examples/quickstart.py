@@ -2,7 +2,8 @@
 
 Activations of SmolLM2-135M on the Python documentation; TokenChoice, MutualChoice and
 FeatureChoice autoencoders with the same budget, compared on topics that none of them
-was trained on; what a few features fire on; and a picture of where the matches went.
+was trained on; what a few features fire on; a picture of where the matches went; and a
+page on which to look at all features.
 
 Run it as ``python examples/quickstart.py``, with ``--help`` for its options. Nothing is
 downloaded unless ``--model`` names a model on the hub, such as gpt2. Results go to
@@ -25,7 +26,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import sparse
 
-from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, metrics
+from skchoice import (
+    FeatureChoiceSAE,
+    MutualChoiceSAE,
+    TokenChoiceSAE,
+    metrics,
+    report,
+)
 from skchoice.lm import (
     Activations,
     extract_activations,
@@ -72,6 +79,15 @@ def main() -> None:
     print_table(results, args)
     print_features(held_out, codes[-1])
     draw(saes, codes, args.out / "quickstart.png")
+    report(
+        saes[-1],
+        held_out.activations,
+        tokens=held_out.tokens,
+        document=held_out.document,
+        position=held_out.position,
+        path=args.out / "report.html",
+        title=f"{args.model}, residual stream after block {args.layer}",
+    )
     settings = {
         "model": args.model,
         "layer": args.layer,
@@ -82,7 +98,7 @@ def main() -> None:
     }
     text = json.dumps({"settings": settings, "results": results}, indent=2)
     (args.out / "results.json").write_text(text + "\n")
-    print(f"\nThe picture and results.json are in {args.out}")
+    print(f"\nIn {args.out}: quickstart.png, results.json, and report.html to look at")
 
 
 def parse_arguments() -> argparse.Namespace:

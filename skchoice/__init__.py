@@ -3,6 +3,7 @@
 from skchoice.code_store import CodeStore, encode_store
 from skchoice.estimators import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
 from skchoice.loading import load
+from skchoice.pages import report
 from skchoice.store import ActivationStore
 from skchoice.version import __version__
 
@@ -15,4 +16,5 @@ __all__ = [
     "__version__",
     "encode_store",
     "load",
+    "report",
 ]

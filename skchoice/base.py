@@ -164,6 +164,7 @@ class ChoiceSAE(FittedSAE):
         Returns
         -------
         self
+            The estimator itself, fitted.
 
         Raises
         ------
@@ -266,6 +267,7 @@ class ChoiceSAE(FittedSAE):
         Returns
         -------
         self
+            The estimator itself, fitted.
         """
         first = not hasattr(self, "components_")
         rows, names = self._open(X, reset=first)

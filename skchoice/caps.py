@@ -9,6 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "by_rank",
+    "fill_to",
+    "learned_density",
+    "systematic_caps",
+    "uniform_density",
+    "zipf_density",
+]
+
 _GRID = 1 << 26  # one match, in the units in which expected caps are added up
 _GOLDEN = 0.6180339887498949
 _LEARNED_FLOOR = 0.05  # of the mean density: a feature dead once may come back
@@ -24,10 +33,12 @@ def fill_to(
 
     Parameters
     ----------
-    weights : array of shape (n_features,), nonnegative
+    weights : array of shape (n_features,)
+        Not negative.
     total : float
         Sum to reach. Where the bounds do not allow it, the nearest bound is returned.
-    lower, upper : float or array of shape (n_features,)
+    lower, upper : float or array of shape (n_features,), default=0, 1
+        Bounds of each value.
 
     Returns
     -------
@@ -77,6 +88,18 @@ def fill_to(
 def uniform_density(n_features: int, k: float) -> NDArray:
     """Return the same density ``k / n_features`` for every feature.
 
+    Parameters
+    ----------
+    n_features : int
+        Number of features.
+    k : float
+        Matches per token; the sum of the densities.
+
+    Returns
+    -------
+    array of shape (n_features,)
+        Densities.
+
     Examples
     --------
     >>> from skchoice.caps import uniform_density
@@ -94,15 +117,17 @@ def zipf_density(
     Parameters
     ----------
     n_features : int
+        Number of features.
     k : float
         Matches per token; the sum of the densities.
-    exponent, offset : float
+    exponent, offset : float, default=1, 0
         Rank ``r = 1, 2, ...`` has density proportional to
         ``(r + offset) ** -exponent``, at most 1 (Ayonrinde 2024, section 3).
 
     Returns
     -------
-    array of shape (n_features,), descending
+    array of shape (n_features,)
+        Densities, descending.
 
     Examples
     --------
@@ -124,6 +149,7 @@ def learned_density(measured: NDArray, k: float) -> NDArray:
     measured : array of shape (n_features,)
         Densities observed under Mutual Choice.
     k : float
+        Matches per token; the sum of the densities.
 
     Returns
     -------
@@ -147,13 +173,15 @@ def by_rank(profile: NDArray, measured: NDArray) -> NDArray:
 
     Parameters
     ----------
-    profile : array of shape (n_features,), descending
+    profile : array of shape (n_features,)
+        Values, descending.
     measured : array of shape (n_features,)
         Measured densities; ties go to the smaller index.
 
     Returns
     -------
     array of shape (n_features,)
+        The values of the profile, feature by feature.
 
     Examples
     --------
@@ -176,10 +204,11 @@ def systematic_caps(
     density : array of shape (n_features,)
         Expected matches per token, each in [0, 1], summing to ``k``.
     n_tokens : int
-    offset : float in [0, 1)
+        Tokens of the batch.
+    offset : float in [0, 1), default=0.5
         Where sampling starts. Over a uniform offset the caps are unbiased.
-    order : int array of shape (n_features,), optional
-        Order in which the features are walked; by default their index.
+    order : int array of shape (n_features,) or None, default=None
+        Order in which the features are walked. None takes their index.
 
     Returns
     -------

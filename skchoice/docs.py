@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from textwrap import indent
 
-_PARAMETERS = """\
+_SIZE = """\
 n_features : int, default=None
     Number of features, the size of the dictionary. None takes
     ``max(8 * n_features_in_, 4 * k)``.
 k : int or float, default=32
     Matches per token: nonzero codes of a row, on average where the rule lets rows
-    differ. TokenChoiceSAE needs an int.
+    differ. TokenChoiceSAE needs an int."""
+
+_PARAMETERS = """\
 aux : {"zipf", "k", None}
     Auxiliary loss: lets features that are underused (``"zipf"``, Ayonrinde 2024,
     section 3.4) or dead (``"k"``, Gao et al. 2024) reconstruct the error. Default
@@ -86,7 +88,7 @@ n_iter_ : int
     Passes over the data, all phases together.
 n_features_in_ : int
     Columns of X.
-feature_names_in_ : array of shape (n_features_in_,)
+feature_names_in_ : array of shape (n_columns,)
     Names of the columns, where all are strings.
 provenance_ : dict
     What the model was fitted on: ``n_rows`` (of all calls that went on from each
@@ -96,9 +98,13 @@ provenance_ : dict
 
 
 def shared_docs(cls: type) -> type:
-    """Fill in ``{parameters}`` and ``{attributes}`` in the docstring of a class."""
+    """Fill in ``{size}``, ``{parameters}`` and ``{attributes}`` in a docstring."""
     if cls.__doc__:  # absent under python -OO
-        for name, text in (("parameters", _PARAMETERS), ("attributes", _ATTRIBUTES)):
+        for name, text in (
+            ("size", _SIZE),
+            ("parameters", _PARAMETERS),
+            ("attributes", _ATTRIBUTES),
+        ):
             filled = indent(text, "    ").lstrip()
             cls.__doc__ = cls.__doc__.replace("{" + name + "}", filled)
     return cls

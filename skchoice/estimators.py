@@ -30,11 +30,17 @@ class TokenChoiceSAE(ChoiceSAE):
 
     Parameters
     ----------
+    {size}
     {parameters}
 
     Attributes
     ----------
     {attributes}
+
+    See Also
+    --------
+    MutualChoiceSAE : Shares the matches of a batch freely.
+    FeatureChoiceSAE : Gives each feature a share of the matches.
 
     Examples
     --------
@@ -124,10 +130,12 @@ class TokenChoiceSAE(ChoiceSAE):
         Parameters
         ----------
         X : array-like of shape (n_rows, n_columns)
+            As for :meth:`fit`.
 
         Returns
         -------
         CSR matrix of shape (n_rows, n_features)
+            Codes, at most ``k`` in a row.
         """
         return self._encode_sparse(X)
 
@@ -147,11 +155,17 @@ class MutualChoiceSAE(ChoiceSAE):
 
     Parameters
     ----------
+    {size}
     {parameters}
 
     Attributes
     ----------
     {attributes}
+
+    See Also
+    --------
+    FeatureChoiceSAE : Gives each feature a share of the matches.
+    TokenChoiceSAE : Gives each token the same number of matches.
 
     Examples
     --------
@@ -194,7 +208,7 @@ class FeatureChoiceSAE(ChoiceSAE):
 
     Parameters
     ----------
-    {parameters}
+    {size}
     caps : {"zipf", "uniform", "learned"} or array of shape (n_features,), \
 default="zipf"
         Expected matches per token of each feature, the *densities*. ``"zipf"``: the
@@ -210,6 +224,7 @@ default="zipf"
     mutual_fraction : float in [0, 1], default=0.5
         Share of the training steps that come first, under Mutual Choice. With 0 the
         ranks of Zipf caps are those of the feature indices.
+    {parameters}
 
     Attributes
     ----------
@@ -219,6 +234,11 @@ default="zipf"
     zipf_fit_ : ZipfFit or None
         Fit of Zipf's law to the densities under Mutual Choice; None where that phase
         did not take place.
+
+    See Also
+    --------
+    MutualChoiceSAE : Shares the matches of a batch freely.
+    TokenChoiceSAE : Gives each token the same number of matches.
 
     Examples
     --------

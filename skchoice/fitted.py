@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
@@ -139,6 +140,7 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Parameters
         ----------
         X : array-like of shape (n_rows, n_columns)
+            As for :meth:`fit`.
         y : None
             Ignored.
 
@@ -151,13 +153,20 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         check_is_fitted(self)
         rows, _ = self._open(X, reset=False)
+        sums = ErrorSums(self._parameters(rows).decoder_bias)
+        for chunk, _, x_hat in self._reconstructed(rows):
+            sums.add(chunk, x_hat)
+        return 1.0 - sums.fvu()
+
+    def _reconstructed(
+        self, rows: Rows
+    ) -> Iterator[tuple[Tensor, sp.csr_matrix, Tensor]]:
+        """Yield chunks of rows, their codes and their reconstructions."""
         parameters = self._parameters(rows)
         encode = self._encoder(parameters)
-        sums = ErrorSums(parameters.decoder_bias)
         for chunk in rows.chunks():
             codes = encode(chunk).to_scipy()
-            sums.add(chunk, decode_rows(codes, parameters))
-        return 1.0 - sums.fvu()
+            yield chunk, codes, decode_rows(codes, parameters)
 
     def allocate(self, X: Any) -> sp.csr_matrix:
         """Return the exact allocation of X as one batch, under the rule of training.
@@ -169,6 +178,7 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Parameters
         ----------
         X : array-like of shape (n_rows, n_columns)
+            As for :meth:`fit`.
 
         Returns
         -------
@@ -225,6 +235,7 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Parameters
         ----------
         device : str or torch.device, default="cpu"
+            Where its arrays lie.
 
         Returns
         -------

@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from sklearn.model_selection import GridSearchCV
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from skchoice import metrics  # noqa: E402
-from skchoice.plots import DensityDisplay, L0Display  # noqa: E402
+from skchoice.plots import (  # noqa: E402
+    DensityDisplay,
+    FrontierDisplay,
+    L0Display,
+    TrainingDisplay,
+)
 
 N_TOKENS, N_FEATURES = 200, 50
 
@@ -149,3 +155,91 @@ def test_a_spike_does_not_flatten_the_others(ax, spike_first):
 def test_a_spike_alone_is_shown_whole(ax):
     L0Display([3, 3, 3, 4]).plot(ax)
     assert ax.get_ylim() == (0, pytest.approx(1.3 * 0.75))
+
+
+# --------------------------------------------------------------------------- training
+
+
+def history(rules="aabbb"):
+    return [
+        {"n_tokens": 10 * (i + 1), "rule": rule, "fvu": 1 / (i + 1), "n_dead": i}
+        for i, rule in enumerate(rules)
+    ]
+
+
+def test_training_is_drawn_over_tokens_with_changes_of_rule(ax):
+    display = TrainingDisplay(history(), label="sae").plot(ax)
+
+    tokens, values = display.line_.get_data()
+    assert_array_equal(tokens, [10, 20, 30, 40, 50])
+    assert_allclose(values, [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
+    (change,) = display.change_lines_
+    assert_array_equal(change.get_xdata(), [20, 20])
+    assert labels(ax) == ["sae", "b begins"]
+
+    other = TrainingDisplay(history("aaaaa")).plot(ax, quantity="n_dead")
+    assert_array_equal(other.line_.get_ydata(), range(5))
+    assert other.change_lines_ == [] and ax.get_ylabel() == "Dead features"
+
+
+def test_training_of_an_estimator(ax, fitted):
+    display = TrainingDisplay.from_estimator(fitted, ax, quantity="l0")
+    assert_array_equal(
+        display.line_.get_ydata(), [record["l0"] for record in fitted.history_]
+    )
+    assert labels(ax)[0] == type(fitted).__name__
+    for quantity in fitted.history_[0]:
+        if quantity not in ("step", "n_tokens", "rule"):
+            TrainingDisplay.from_estimator(fitted, ax, quantity=quantity)
+    with pytest.raises(ValueError, match="quantity must be one of"):
+        TrainingDisplay.from_estimator(fitted, ax, quantity="step")
+    with pytest.raises(ValueError, match="SimpleNamespace has no history_"):
+        TrainingDisplay.from_estimator(SimpleNamespace())
+
+
+# --------------------------------------------------------------------------- frontier
+
+
+def test_each_group_is_a_line_from_the_sparsest_on(ax):
+    display = FrontierDisplay(
+        [8, 2, 4, 3, 1],
+        [0.1, 0.4, 0.2, 0.3, 0.5],
+        fvu_std=[0.01, 0.04, 0.02, 0.03, 0.05],
+        group=["a", "a", "a", "b", "b"],
+        label="run",
+    ).plot(ax)
+
+    first, second = (container.lines[0] for container in display.lines_)
+    assert_array_equal(first.get_data(), [[2, 4, 8], [0.4, 0.2, 0.1]])
+    assert_array_equal(second.get_data(), [[1, 3], [0.5, 0.3]])
+    bars = display.lines_[0].lines[2][0].get_segments()
+    assert_allclose(bars[0], [[2, 0.36], [2, 0.44]])
+    assert labels(ax) == ["run, a", "run, b"]
+
+
+def test_the_frontier_of_a_search(ax, make, X):
+    search = GridSearchCV(
+        make(max_iter=2),
+        {"k": [2, 6], "importance": ["absolute", "relative"]},
+        scoring=metrics.sparsity_scores,
+        refit=False,
+        cv=2,
+    ).fit(X)
+    display = FrontierDisplay.from_cv_results(search.cv_results_, ax, by="importance")
+    results = search.cv_results_
+    assert_allclose(display.fvu, 1 - results["mean_test_explained_variance"])
+    assert_array_equal(display.l0, results["mean_test_l0"])
+    assert labels(ax) == ["importance = absolute", "importance = relative"]
+    assert FrontierDisplay.from_cv_results(results).ax_.get_legend() is None
+
+    with pytest.raises(ValueError, match=r"by='aux' is not one of the searched \["):
+        FrontierDisplay.from_cv_results(results, by="aux")
+    results = GridSearchCV(make(), {"k": [2]}, cv=2).fit(X).cv_results_
+    with pytest.raises(ValueError, match=r"scoring=skchoice\.metrics\.sparsity_scores"):
+        FrontierDisplay.from_cv_results(results)
+
+
+def test_sparsity_scores_are_those_of_the_estimator(fitted, X_new):
+    found = metrics.sparsity_scores(fitted, X_new)
+    assert found["explained_variance"] == pytest.approx(fitted.score(X_new), abs=1e-6)
+    assert found["l0"] == metrics.l0(fitted.transform(X_new))

@@ -8,6 +8,7 @@ codes kept on disk can be judged on a machine without torch. Sparsity is always
 from skchoice.metrics.codes import dead_features, density, l0, l0_per_token
 from skchoice.metrics.description import DescriptionLength, description_length
 from skchoice.metrics.errors import explained_variance, fvu, nmse
+from skchoice.metrics.scores import sparsity_scores
 from skchoice.metrics.zipf import ZipfFit, zipf_fit
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "l0",
     "l0_per_token",
     "nmse",
+    "sparsity_scores",
     "zipf_fit",
 ]

@@ -14,7 +14,7 @@ from skchoice.metrics.errors import check_pair, row_chunks
 class DescriptionLength(NamedTuple):
     """Bits per row, by what they say.
 
-    Attributes
+    Parameters
     ----------
     features : float
         Which features fire.

@@ -20,7 +20,7 @@ class ZipfFit:
         \text{density}(r) =
         \text{scale} \cdot (r + \text{offset})^{-\text{exponent}}
 
-    Attributes
+    Parameters
     ----------
     exponent : float
         Slope of the tail in log-log, at least 0; 0 is a flat curve.

@@ -1,0 +1,122 @@
+"""Tables from the committed results of the benchmarks, whatever files there are.
+
+    python docs/render_results.py benchmarks/results docs/_generated
+
+A file holds numbers by name, lists of records, or both, nested as it likes: records
+that have the same names become a table, single values a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# What is known of a file beforehand; any other is shown under its own name.
+TITLES = {
+    "quickstart": "Quickstart",
+    "step": "A training step",
+    "memory": "Memory",
+    "report": "The report",
+}
+
+
+def write(results: Path, folder: Path) -> Path:
+    """Write ``results.rst`` from all JSON files of a folder, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = list(TITLES)
+
+    def order(file: Path) -> tuple[int, str]:
+        return (
+            known.index(file.stem) if file.stem in known else len(known),
+            file.stem,
+        )
+
+    lines: list[str] = []
+    for file in sorted(results.glob("*.json"), key=order):
+        title = TITLES.get(file.stem, file.stem.replace("_", " ").capitalize())
+        lines += [title, "-" * len(title), "", f"From ``{file.name}``.", ""]
+        lines += rendered(json.loads(file.read_text(encoding="utf-8")))
+    target = folder / "results.rst"
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return target
+
+
+def rendered(value: Any) -> Iterator[str]:
+    """Yield lines of reST for a value of JSON."""
+    if isinstance(value, dict):
+        flat = dict(flattened(value))
+        single = {
+            name.removeprefix("settings "): one
+            for name, one in flat.items()
+            if not is_records(one)
+        }
+        if single:
+            pairs = [f"{n.replace('_', ' ')}: {shown(v)}" for n, v in single.items()]
+            yield from ("; ".join(pairs) + ".", "")
+        for name, records in flat.items():
+            if is_records(records):
+                if name != "results":
+                    yield from (f"**{name.replace('_', ' ')}**", "")
+                yield from rendered(records)
+    elif is_records(value):
+        tables: dict[tuple, list[dict]] = {}
+        for record in value:
+            flat = dict(flattened(record))
+            tables.setdefault(tuple(flat), []).append(flat)
+        for columns, records in tables.items():
+            yield from table(columns, records)
+    else:
+        yield from (shown(value), "")
+
+
+def flattened(record: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield names and values, those of nested records under joined names."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from flattened(value, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def is_records(value: Any) -> bool:
+    """Tell whether a value is a list of records."""
+    return isinstance(value, list) and any(isinstance(one, dict) for one in value)
+
+
+def table(columns: tuple, records: list[dict]) -> Iterator[str]:
+    """Yield a list-table."""
+    yield from (".. list-table::", "   :header-rows: 1", "")
+    yield from row([name.replace("_", " ") for name in columns])
+    for record in records:
+        yield from row([shown(record[name]) for name in columns])
+    yield ""
+
+
+def row(cells: list[str]) -> Iterator[str]:
+    """Yield one row of a list-table."""
+    for number, cell in enumerate(cells):
+        yield f"   {' ' if number else '*'} - {cell}".rstrip()
+
+
+def shown(value: Any) -> str:
+    """Return a value as text: numbers with four digits, text without markup."""
+    if value is None:
+        return "\u2013"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, list):
+        few = ", ".join(shown(one) for one in value[:8])
+        return f"{few}, … ({len(value)})" if len(value) > 8 else few or "\u2013"
+    text = " ".join(str(value).split())
+    return "".join("\\" + c if c in "\\*_`|:" else c for c in text) or "\u2013"
+
+
+if __name__ == "__main__":
+    print(write(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,36 @@
+"""What all displays do alike: find an ax, name the line, tidy up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+try:
+    import matplotlib.pyplot as plt
+except ImportError as error:
+    raise ImportError(
+        "skchoice.plots needs matplotlib, which the extra `plots` brings: "
+        "pip install skchoice[plots]"
+    ) from error
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def given_or_new(ax: Axes | None) -> Axes:
+    """Return the ax, or one of a new figure."""
+    return plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def with_note(name: str | None, note: str) -> str | None:
+    """Return the name for the legend with a note behind it, None for no name."""
+    return f"{name} ({note})" if name and note else name
+
+
+def finish(ax: Axes) -> Axes:
+    """Light grid behind the data, open frame, and a legend of all that is named."""
+    ax.grid(alpha=0.25, linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize="small")
+    return ax
