@@ -74,7 +74,6 @@ def test_objects(path):
     if inspect.isclass(thing) and issubclass(thing, Warning):
         assert thing.__doc__ and thing.__doc__.rstrip().endswith(".")
         return
-    # Under the name where it is defined: skchoice.report is a package too.
     assert errors(f"{thing.__module__}.{thing.__qualname__}", IGNORED) == []
 
 
