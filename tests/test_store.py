@@ -279,20 +279,19 @@ def test_a_store_is_streamed_and_never_read_whole(make, mixture, tmp_path):
 
 def test_cross_validation_and_grid_search_on_a_store(X, tmp_path):
     def make(**settings):
-        return MutualChoiceSAE(48, 4, batch_size=100, **({"max_iter": 4} | settings))
+        small = {"batch_size": 100, "max_iter": 4, "random_state": 0}
+        return MutualChoiceSAE(48, 4, **(small | settings))
 
     X = X.astype(np.float32)
     store = in_shards(tmp_path, X)
     splits = ShuffleSplit(2, test_size=0.25, random_state=0)  # unsorted indices
-    scores = cross_val_score(make(random_state=0), store, cv=splits)
+    scores = cross_val_score(make(), store, cv=splits)
     # In memory rows are shuffled one by one, so the models differ a little.
-    assert scores == pytest.approx(
-        cross_val_score(make(random_state=0), X, cv=splits), abs=0.1
-    )
+    assert scores == pytest.approx(cross_val_score(make(), X, cv=splits), abs=0.1)
     grids = [GridSearchCV(make(), {"k": [1, 4]}, cv=2).fit(rows) for rows in (store, X)]
     found, expected = (grid.cv_results_["mean_test_score"] for grid in grids)
     assert found == pytest.approx(expected, abs=0.1)
-    sae = make(max_iter=2, random_state=0)
+    sae = make(max_iter=2)
     parallel = cross_val_score(sae, store, cv=splits, n_jobs=2)
     assert_array_equal(parallel, cross_val_score(sae, store, cv=splits))
 
