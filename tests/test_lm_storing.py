@@ -132,7 +132,7 @@ def test_broken_off_at_any_append_and_resumed(
     whole = tmp_path / "whole"
     run(shared_gpt2, whole, **arguments)
     replace = os.replace
-    for after in range(1, 40, 6):
+    for after in range(1, 40, 8):
         folder = tmp_path / str(after)
         left = after
 

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
 from sklearn.model_selection import GridSearchCV, ShuffleSplit, cross_val_score
 
-from skchoice import files, shards
+from skchoice import MutualChoiceSAE, files, shards
 from skchoice.exceptions import StoreError
 from skchoice.lazy import LazyArray, RowView
 from skchoice.store import TOKEN, ActivationStore, StoreWriter
@@ -277,7 +277,11 @@ def test_a_store_is_streamed_and_never_read_whole(make, mixture, tmp_path):
         assert sae.components_.shape == (48, X.shape[1])
 
 
-def test_cross_validation_and_grid_search_on_a_store(make, X, tmp_path):
+def test_cross_validation_and_grid_search_on_a_store(X, tmp_path):
+    def make(**settings):
+        small = {"batch_size": 100, "max_iter": 4, "random_state": 0}
+        return MutualChoiceSAE(48, 4, **(small | settings))
+
     X = X.astype(np.float32)
     store = in_shards(tmp_path, X)
     splits = ShuffleSplit(2, test_size=0.25, random_state=0)  # unsorted indices
@@ -287,8 +291,9 @@ def test_cross_validation_and_grid_search_on_a_store(make, X, tmp_path):
     grids = [GridSearchCV(make(), {"k": [1, 4]}, cv=2).fit(rows) for rows in (store, X)]
     found, expected = (grid.cv_results_["mean_test_score"] for grid in grids)
     assert found == pytest.approx(expected, abs=0.1)
-    parallel = cross_val_score(make(max_iter=2), store, cv=splits, n_jobs=2)
-    assert_array_equal(parallel, cross_val_score(make(max_iter=2), store, cv=splits))
+    sae = make(max_iter=2)
+    parallel = cross_val_score(sae, store, cv=splits, n_jobs=2)
+    assert_array_equal(parallel, cross_val_score(sae, store, cv=splits))
 
 
 # ------------------------------------------------------------------------------ writing
