@@ -5,8 +5,9 @@
 ``files``: time of ``save`` and ``load`` over that of a bare safetensors write, fsync,
 SHA-256 and read of the same arrays, in turn; the better of two ways to read is taken
 for the bare one, which hashes once (``ratio``) or, like ours, when it writes and when
-it reads (``ratio_both_hashed``). ``checkpoints``: share of a fit that is spent writing checkpoints at
-the default interval, measured within the fit: two fits differ by more than that.
+it reads (``ratio_both_hashed``).
+``checkpoints``: share of a fit that is spent writing checkpoints at the default
+interval, measured within the fit: two fits differ by more than that.
 """
 
 from __future__ import annotations
