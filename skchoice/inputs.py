@@ -188,10 +188,12 @@ def _mapped(array: Any) -> np.memmap | None:
 
 def _check_length(mapped: np.memmap) -> None:
     """Raise where a mapped file is no longer whole: to read there ends the process."""
+    if mapped.filename is None:
+        return
     try:
         length = os.stat(mapped.filename).st_size
-    except (OSError, TypeError):
-        return  # removed, which leaves the bytes, or not from a file with a name
+    except OSError:
+        return  # removed, which leaves the bytes
     needed = mapped.offset + mapped.nbytes
     if length < needed:
         raise ValueError(

@@ -98,14 +98,12 @@ def _estimator(arrays: dict[str, NDArray], document: dict[str, Any]) -> ChoiceSA
         setattr(estimator, name, value)
     if document["going_on"] is not None:
         going_on = _decode_all(document["going_on"], arrays)
-        estimator._state, estimator._reservoir = (
-            going_on["_state"],
-            going_on["_reservoir"],
-        )
-        if estimator._state is not None:
-            check_state(estimator._state, *estimator.components_.shape)
-        if estimator._reservoir is not None:
-            _check_reservoir(estimator._reservoir, estimator.n_features_in_)
+        state, reservoir = going_on["_state"], going_on["_reservoir"]
+        if state is not None:
+            check_state(state, *fitted["components_"].shape)
+        if reservoir is not None:
+            _check_reservoir(reservoir, fitted["n_features_in_"])
+        estimator._state, estimator._reservoir = state, reservoir
     return estimator
 
 

@@ -42,7 +42,7 @@ def describe(rows: Rows, before: dict[str, Any] | None = None) -> dict[str, Any]
         blocks = np.linspace(0, n_blocks - 1, most).astype(np.int64)
     for start in (blocks * _BLOCK_ROWS).tolist():
         block = rows.read(slice(start, min(start + _BLOCK_ROWS, n_rows)))
-        digest.update(block.cpu().numpy())
+        digest.update(block.cpu().numpy().data)
     return (before or {}) | {
         "n_rows": n_rows + int((before or {}).get("n_rows", 0)),
         "n_columns": n_columns,

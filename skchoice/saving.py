@@ -57,7 +57,7 @@ _PRIVATE = frozenset(
 )
 
 # Shape, in features F and columns d, and types of the arrays that all models have.
-_ARRAYS = {
+_ARRAYS: dict[str, tuple[str, list[type]]] = {
     "components_": ("Fd", [np.float32]),
     "encoder_weights_": ("Fd", [np.float32]),
     "encoder_bias_": ("F", [np.float32]),
@@ -65,7 +65,7 @@ _ARRAYS = {
     "thresholds_": ("F", [np.float32]),
 }
 # Those that a model has which was fitted, and one from another library may lack.
-_MORE_ARRAYS = {
+_MORE_ARRAYS: dict[str, tuple[str, list[type]]] = {
     "feature_density_": ("F", [np.float64]),
     "dead_features_": ("F", [np.bool_]),
     "caps_": ("F", [np.float64]),
@@ -112,7 +112,9 @@ def save(estimator: BaseEstimator, path: str | PathLike, training_state: bool) -
     tensorfile.write(path, arrays, document)
 
 
-def _encode_all(values: dict[str, Any], prefix: str, arrays: dict[str, NDArray]):
+def _encode_all(
+    values: dict[str, Any], prefix: str, arrays: dict[str, NDArray]
+) -> dict[str, Any]:
     return {
         name: tree.encode(value, prefix + name, arrays, CLASSES)
         for name, value in values.items()
@@ -145,7 +147,7 @@ def check_fitted(fitted: dict[str, Any]) -> None:
     if fitted["_importance"] not in ("relative", "absolute"):
         raise ValueError(f"importance is {fitted['_importance']!r}")
     k = fitted["_k"]
-    if not isinstance(k, Real) or not 0 < k <= sizes["F"]:
+    if not isinstance(k, Real) or not 0 < float(k) <= sizes["F"]:
         raise ValueError(f"k is {k!r} of {sizes['F']} features")
     standardisation = fitted.get("_standardisation")
     if standardisation is not None:

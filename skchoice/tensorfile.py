@@ -20,7 +20,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,6 +34,7 @@ from skchoice.exceptions import FileRefusedError
 _BYTES_PER_TOKEN = 128
 _FREE_BYTES = 1 << 20
 _LONGEST_HEADER = 100_000_000  # of safetensors
+_WORTH_A_THREAD = 1 << 20  # bytes
 _NO_DIGEST = "0" * 64  # holds the place while the digest is not known
 _DTYPES = {
     "BOOL": np.dtype(np.bool_),
@@ -92,8 +93,8 @@ def write(
 
 
 def _write_text(path: str | os.PathLike, arrays: dict[str, NDArray], text: str) -> None:
-    # The widest first: then each array is aligned.
-    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    # The widest numbers first: then each array is aligned.
+    order = sorted(arrays, key=lambda n: (-arrays[n].itemsize, arrays[n].nbytes, n))
     arrays = {name: _little_endian(arrays[name]) for name in order}
     with replacing(path) as file, _Hasher(arrays, text) as hasher:
         header = _packed_header(arrays, text, _NO_DIGEST)
@@ -229,6 +230,7 @@ class _Hasher:
         what = [[name, a.dtype.str, a.shape] for name, a in arrays.items()]
         self._digest = hashlib.sha256(json.dumps([text, what]).encode())
         self._thread = ThreadPoolExecutor(1)
+        self._running: Future | None = None
 
     def __enter__(self) -> _Hasher:
         return self
@@ -238,7 +240,12 @@ class _Hasher:
 
     def add(self, array: NDArray) -> None:
         """Hash an array, which must stay as it is meanwhile."""
-        self._thread.submit(self._digest.update, _bytes(array))
+        if array.nbytes < _WORTH_A_THREAD:
+            if self._running is not None:
+                self._running.result()
+            self._digest.update(_bytes(array))
+        else:
+            self._running = self._thread.submit(self._digest.update, _bytes(array))
 
     def digest(self) -> str:
         """Return the digest of all that was added."""

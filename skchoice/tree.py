@@ -186,7 +186,7 @@ class _Decoder:
         if type(json) is list:
             return [self.decode(value) for value in json]
         if set(json) == {"object", "vars"}:
-            made = object.__new__(self._classes[json["object"]])
+            made: Any = object.__new__(self._classes[json["object"]])
             vars(made).update(self._dict(json["vars"]))
             return made
         ((tag, value),) = json.items()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from skchoice import tensorfile
 from skchoice.base import ChoiceSAE
-from skchoice.estimators import FeatureChoiceSAE, MutualChoiceSAE
+from skchoice.estimators import FeatureChoiceSAE
 from skchoice.exceptions import FileRefusedError, InexactExportError
 from skchoice.io import foreign, imported
 from skchoice.io.exported import contiguous, weights_of, write_json
@@ -75,15 +75,9 @@ def to_dictionary_learning(
     """
     weights = weights_of(sae, "dictionary_learning")
     n_features, n_columns = weights.decoder.shape
-    kind = "AutoEncoderTopK"
-    if weights.thresholds is not None:
-        kind = (
-            "JumpReluAutoEncoder"
-            if isinstance(sae, FeatureChoiceSAE)
-            else "BatchTopKSAE"
-        )
     arrays: dict[str, Tensor]
-    if kind == "JumpReluAutoEncoder":
+    if weights.thresholds is not None and isinstance(sae, FeatureChoiceSAE):
+        kind = "JumpReluAutoEncoder"
         shift = weights.encoder.double() @ weights.decoder_bias.double()
         arrays = {
             "W_enc": weights.encoder.T,
@@ -101,7 +95,9 @@ def to_dictionary_learning(
             "k": torch.tensor(_whole(sae._k), dtype=torch.int32),
             "threshold": torch.tensor(-1.0),
         }
-        if isinstance(sae, MutualChoiceSAE):
+        kind = "AutoEncoderTopK"
+        if weights.thresholds is not None:
+            kind = "BatchTopKSAE"
             arrays["threshold"] = weights.thresholds[0]
     trainer: dict[str, Any] = {
         "trainer_class": _TRAINERS[kind],

@@ -44,7 +44,7 @@ class Weights:
 
 
 def estimator(
-    path: str | PathLike, weights: Weights, k: float | None, provenance: dict[str, Any]
+    path: str | PathLike, weights: Weights, k: Any, provenance: dict[str, Any]
 ) -> ChoiceSAE:
     """Return the estimator whose rule the weights follow.
 
@@ -66,7 +66,7 @@ def estimator(
             "pass it as k."
         )
     n_features, n_columns = weights.decoder.shape
-    if isinstance(k, bool) or not isinstance(k, Real) or not 0 < k <= n_features:
+    if isinstance(k, bool) or not isinstance(k, Real) or not 0 < float(k) <= n_features:
         raise FileRefusedError(f"{path} says k={k!r} of {n_features} features.")
     if weights.thresholds is not None or _may_be_scaled(path, weights):
         weights = with_unit_norm(weights)
