@@ -282,6 +282,14 @@ def test_left_overs_are_cleared_and_other_files_stay(kept, X, tmp_path):
 # ------------------------------------------------------------------------ Ctrl-C
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a process started in the background may ignore SIGINT."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 def interrupting(at, monkeypatch, twice=False):
     """Send this process SIGINT while it is within some step."""
     original = batches._regrouped
@@ -296,6 +304,7 @@ def interrupting(at, monkeypatch, twice=False):
     monkeypatch.setattr(batches, "_regrouped", regrouped)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_saves_and_goes_on(
     kept, make, X, tmp_path, monkeypatch, published, assert_same_fit
 ):
@@ -316,6 +325,7 @@ def test_ctrl_c_saves_and_goes_on(
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_does_not_wait(kept, X, tmp_path, monkeypatch):
     interrupting(9, monkeypatch, twice=True)
     with pytest.raises(KeyboardInterrupt):
@@ -323,6 +333,7 @@ def test_a_second_ctrl_c_does_not_wait(kept, X, tmp_path, monkeypatch):
     assert files(tmp_path) == []  # the state was within a step
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_after_training(kept, make, X, tmp_path, monkeypatch, assert_same_fit):
     sae = kept(checkpoint_interval="auto")
 

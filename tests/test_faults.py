@@ -47,7 +47,7 @@ def test_a_mapped_file_that_is_removed_is_still_there(make, X, tmp_path):
 
 OPERATIONS = [
     (eager, "bag_sum"),
-    (eager, "bag_dots"),
+    (eager, "pair_dots"),
     (torch, "mm"),
     (torch, "cat"),
     (training, "reconstruction_loss"),
