@@ -64,7 +64,7 @@ def revive(
     matches : SparseCodes
         Of the batch, with affinities as values.
     error : Tensor of shape (n_tokens, d)
-        ``x - x_hat``.
+        ``x_hat - x``.
     options : AuxiliaryOptions
     """
     _look_up_underused(state, options)
@@ -77,7 +77,7 @@ def revive(
         drawn = np.sort(state.rng.choice(len(features), most, replace=False))
         features = features[torch.from_numpy(drawn).to(features.device)]
     _recentre(state, features, tokens, matches)
-    return _gradients(state, features, tokens, error, options)
+    return _gradients(state, features, tokens, -error, options)
 
 
 def _look_up_underused(state: TrainingState, options: AuxiliaryOptions) -> None:

@@ -175,7 +175,7 @@ def train_step(
     gradients = MatchGradients(result.gradient, tokens, codes, parameters)
 
     state.tracker.update(matches.counts(), len(x))
-    extra = revive(state, tokens, matches, -error, auxiliary)
+    extra = revive(state, tokens, matches, error, auxiliary)
     _update(state, gradients, extra, learning_rate)
 
     tally.steps += 1
