@@ -28,7 +28,7 @@ from skchoice.model import EncoderAffinities, encoder_input
 from skchoice.ordering import rank
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
-from skchoice.training import TrainingState, _Tally, train_step
+from skchoice.training import Tally, TrainingState, train_step
 
 ARMS = {
     "token": TokenChoiceSAE,
@@ -67,7 +67,7 @@ def prepare(
     state = sae._new_state(rows, seed=0)
     batches = shuffled_batches(rows, rows.units(), batch_size, seed=0)
     auxiliary = AuxiliaryOptions(None, 0.0, 1)
-    tally = _Tally()
+    tally = Tally()
     steps = iter(range(10**9))
 
     def step() -> Rule:

@@ -28,10 +28,10 @@ from sklearn.base import BaseEstimator
 from skchoice import tensorfile, tree
 from skchoice.exceptions import CheckpointWarning, FileRefusedError
 from skchoice.saving import CLASSES, check_state, versions
-from skchoice.training import TrainingState, _Tally
+from skchoice.training import Tally, TrainingState
 
 FORMAT = 1
-_CLASSES = CLASSES | {"_Tally": _Tally}
+_CLASSES = CLASSES | {"Tally": Tally}
 # Parameters that do not change what is learned, and the one that gives the seed.
 _NO_MATTER = frozenset(
     "checkpoint_dir checkpoint_interval random_state sparse_output verbose".split()
@@ -49,7 +49,7 @@ class Progress:
     state: TrainingState
     seed: int
     step: int = 0
-    tally: _Tally = field(default_factory=_Tally)
+    tally: Tally = field(default_factory=Tally)
 
 
 def identity_of(
@@ -287,7 +287,7 @@ def _decode(document: dict[str, Any], arrays: dict[str, NDArray]) -> Progress:
     )
     if type(progress.seed) is not int or type(progress.step) is not int:
         raise ValueError("seed and step are not whole numbers")
-    if progress.step < 1 or not isinstance(progress.tally, _Tally):
+    if progress.step < 1 or not isinstance(progress.tally, Tally):
         raise ValueError(f"step {progress.step}")
     return progress
 

@@ -91,7 +91,7 @@ class TrainingState:
 
 
 @dataclass
-class _Tally:
+class Tally:
     """Sums over the steps since the last record; pooled, never averaged ratios."""
 
     steps: int = 0
@@ -115,8 +115,8 @@ def train(
     on_record: Callable[[dict], None],
     record_every: int,
     first_step: int = 0,
-    tally: _Tally | None = None,
-    after_step: Callable[[int, _Tally], None] | None = None,
+    tally: Tally | None = None,
+    after_step: Callable[[int, Tally], None] | None = None,
 ) -> None:
     """Run some steps.
 
@@ -141,7 +141,7 @@ def train(
     after_step : callable, optional
         Called with the number of steps done and the sums since the last record.
     """
-    tally = tally or _Tally()
+    tally = tally or Tally()
     for step in range(first_step, n_steps):
         x = state.standardisation.apply(next(batches))
         rule = rule_for(state, step, len(x))
@@ -150,7 +150,7 @@ def train(
             record = _record(state, tally, learning_rate(step), type(rule).__name__)
             state.history.append(record)
             on_record(record)
-            tally = _Tally()
+            tally = Tally()
         if after_step is not None:
             after_step(step + 1, tally)
 
@@ -161,7 +161,7 @@ def train_step(
     rule: Rule,
     learning_rate: float,
     auxiliary: AuxiliaryOptions,
-    tally: _Tally,
+    tally: Tally,
 ) -> None:
     """Allocate one batch, reconstruct it, and update all parameters."""
     parameters = state.parameters
@@ -223,7 +223,7 @@ def _update(
 
 
 def _record(
-    state: TrainingState, tally: _Tally, learning_rate: float, rule: str
+    state: TrainingState, tally: Tally, learning_rate: float, rule: str
 ) -> dict:
     tracker = state.tracker
     return {

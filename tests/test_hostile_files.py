@@ -64,7 +64,7 @@ def contents(value):
     """Return all that a model or a progress holds, to compare."""
     arrays = {}
     values = {name: each for name, each in vars(value).items() if each is not None}
-    classes = saving.CLASSES | {"_Tally": type(getattr(value, "tally", None))}
+    classes = saving.CLASSES | {"Tally": type(getattr(value, "tally", None))}
     document = {n: tree.encode(v, n, arrays, classes) for n, v in values.items()}
     bits = {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
     return json.dumps(document, sort_keys=True), bits

@@ -163,7 +163,7 @@ def test_one_step(seed, relative, rule, with_auxiliary):
     # Not the first step: then Adam's would be the sign of the gradient alone.
     for number in range(3):
         x = a_batch(100 * seed + number + 1)
-        train_step(state, x, rule, LEARNING_RATE, NO_AUXILIARY, training._Tally())
+        train_step(state, x, rule, LEARNING_RATE, NO_AUXILIARY, training.Tally())
     features, k_aux, coefficient = [0, 2, 3, 6], 2, 0.25
     options = NO_AUXILIARY
     if with_auxiliary:
@@ -190,7 +190,7 @@ def test_one_step(seed, relative, rule, with_auxiliary):
     gradients = numeric_gradients(total_loss, arrays)
     expected, expected_moments = naive_step(arrays, moments, gradients, 4)
 
-    tally = training._Tally()
+    tally = training.Tally()
     train_step(state, batch, rule, LEARNING_RATE, options, tally)
 
     found = in_numpy(state.parameters.arrays())
@@ -226,7 +226,7 @@ def test_tiles_of_the_update_do_not_show(tile_rows, monkeypatch):
                 RULES["mutual"],
                 0.01,
                 options,
-                training._Tally(),
+                training.Tally(),
             )
         results.append(in_numpy(state.parameters.arrays()))
     for one, other in zip(*results, strict=True):
@@ -237,7 +237,7 @@ def test_decoder_rows_keep_unit_norm():
     state = a_state(0, True)
     for number in range(20):
         train_step(
-            state, a_batch(number), RULES["token"], 0.1, NO_AUXILIARY, training._Tally()
+            state, a_batch(number), RULES["token"], 0.1, NO_AUXILIARY, training.Tally()
         )
         norms = torch.linalg.vector_norm(state.parameters.decoder, dim=1)
         assert_allclose(norms, 1.0, rtol=1e-6)
@@ -247,7 +247,7 @@ def test_a_step_on_constant_tokens_changes_nothing():
     state = a_state(0, False)
     before = in_numpy(state.parameters.arrays())
     x = torch.ones(N, D)
-    train_step(state, x, RULES["mutual"], 0.1, NO_AUXILIARY, training._Tally())
+    train_step(state, x, RULES["mutual"], 0.1, NO_AUXILIARY, training.Tally())
     for one, other in zip(in_numpy(state.parameters.arrays()), before, strict=True):
         assert_allclose(one, other, atol=1e-6)
 
@@ -256,7 +256,7 @@ def test_features_without_matches_are_left_alone():
     state = a_state(0, True)
     before = in_numpy(state.parameters.arrays())
     rule = FeatureChoice(torch.tensor([3, 0, 3, 0, 3, 0, 3]))
-    train_step(state, a_batch(0), rule, 0.1, NO_AUXILIARY, training._Tally())
+    train_step(state, a_batch(0), rule, 0.1, NO_AUXILIARY, training.Tally())
     after = in_numpy(state.parameters.arrays())
     for one, other in zip(after[:2], before[:2], strict=True):
         assert_array_equal(one[1::2], other[1::2])
