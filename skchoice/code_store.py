@@ -113,7 +113,18 @@ class CodeStore:
         return sp.csr_matrix(arrays, shape=(stop - start, self.shape[1]))
 
     def chunks(self, n_rows: int = 1 << 16) -> Iterator[sp.csr_matrix]:
-        """Yield all rows in order, at most ``n_rows`` at a time."""
+        """Yield all rows in order, a piece at a time.
+
+        Parameters
+        ----------
+        n_rows : int, default=65536
+            Of a piece; the last may be shorter.
+
+        Yields
+        ------
+        codes : CSR matrix of shape (n_rows, n_features)
+            In memory.
+        """
         for start in range(0, len(self), n_rows):
             yield self[start : start + n_rows]
 
@@ -144,7 +155,9 @@ def encode_store(
     Parameters
     ----------
     sae : fitted estimator
+        Gives the codes.
     store : ActivationStore or array-like of shape (n_rows, n_columns)
+        Rows to encode; a store is streamed.
     folder : str or Path
         Made if it is not there.
     shard_rows : int, default=131072
@@ -161,6 +174,18 @@ def encode_store(
     ------
     StoreError
         If the codes in the folder are of another model or of other rows.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.datasets import load_digits
+    >>> from skchoice import CodeStore, MutualChoiceSAE, encode_store
+    >>> X = load_digits().data
+    >>> sae = MutualChoiceSAE(n_features=64, k=8, max_iter=2, random_state=0).fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     codes = encode_store(sae, X, folder, shard_rows=500)
+    ...     bool((CodeStore(folder)[:] != sae.transform(X)).nnz)
+    False
     """
     dtype = "float64" if store.dtype == np.float64 else "float32"
     configuration = {

@@ -150,6 +150,7 @@ class StoreWriter:
         Made if it is not there. A store in it that the same configuration wrote is
         continued.
     n_columns : int
+        Of every row.
     dtype : {"float16", "float32"}, default="float16"
         Of the stored rows.
     configuration : dict, default=None
@@ -168,6 +169,23 @@ class StoreWriter:
     StoreError
         If the store in the folder was written by another configuration, or a shard of
         it is damaged.
+
+    Examples
+    --------
+    A writer that was broken off goes on after what is safe:
+
+    >>> import numpy as np, tempfile
+    >>> from skchoice.store import StoreWriter
+    >>> folder = tempfile.mkdtemp()
+    >>> X = np.random.default_rng(0).normal(size=(5000, 16))
+    >>> StoreWriter(folder, n_columns=16).append(X[:2000])
+    >>> writer = StoreWriter(folder, n_columns=16)
+    >>> writer.n_rows
+    2000
+    >>> writer.append(X[2000:])
+    >>> writer.finish()
+    >>> writer.n_rows, writer.n_shards, writer.complete
+    (5000, 2, True)
     """
 
     def __init__(
@@ -248,11 +266,23 @@ class StoreWriter:
         self._shards.append(arrays, len(rows), progress or {})
 
     def keep(self, n_shards: int) -> None:
-        """Give up the shards after the first ``n_shards``, and the progress since."""
+        """Give up the shards after the first ones, and the progress since.
+
+        Parameters
+        ----------
+        n_shards : int
+            So many are kept.
+        """
         self._shards.keep(n_shards)
 
     def finish(self, progress: Mapping[str, Any] | None = None) -> None:
-        """Note that no more rows will come, with the last progress."""
+        """Note that no more rows will come.
+
+        Parameters
+        ----------
+        progress : dict, default=None
+            The last one. None leaves that of the last append.
+        """
         self._shards.finish(self.progress if progress is None else progress)
 
 

@@ -72,6 +72,21 @@ def to_dictionary_learning(
     ------
     InexactExportError
         If dictionary_learning would give other codes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.datasets import load_digits
+    >>> from skchoice import MutualChoiceSAE, io
+    >>> X = load_digits().data
+    >>> sae = MutualChoiceSAE(
+    ...     64, k=8, max_iter=2, importance="absolute", random_state=0
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     io.to_dictionary_learning(sae.fit(X), folder, lm_name="gpt2", layer=8)
+    ...     again = io.from_dictionary_learning(folder)
+    >>> again.provenance_["trainer"]["dict_class"]
+    'BatchTopKSAE'
     """
     weights = weights_of(sae, "dictionary_learning")
     n_features, n_columns = weights.decoder.shape
@@ -152,6 +167,18 @@ def from_dictionary_learning(
     ------
     FileRefusedError
         If a file is damaged, or its codes could not be the same here.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.datasets import load_digits
+    >>> from skchoice import TokenChoiceSAE, io
+    >>> X = load_digits().data
+    >>> sae = TokenChoiceSAE(64, k=8, max_iter=2, importance="absolute", random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     io.to_dictionary_learning(sae.fit(X), folder)
+    ...     io.from_dictionary_learning(folder).transform(X).shape
+    (1797, 64)
     """
     path = Path(folder, "config.json")
     trainer = foreign.setting(path, foreign.read_json(path), "trainer")

@@ -26,19 +26,26 @@ def push_to_hub(
 
     Parameters
     ----------
-    sae : estimator
+    sae : fitted estimator
+        To be loaded by others.
     repo_id : str
         ``"owner/name"``.
     private : bool, optional
         Of a new repository; by default as the owner is set up.
     token : str, optional
         By default the one that the machine is logged in with.
-    commit_message : str
+    commit_message : str, default="Upload model"
+        First line of the commit.
 
     Returns
     -------
     str
         Address of the commit.
+
+    Examples
+    --------
+    >>> from skchoice import io
+    >>> io.push_to_hub(sae, "owner/name", private=True)  # doctest: +SKIP
     """
     api = _huggingface_hub().HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
@@ -62,18 +69,27 @@ def load_from_hub(
     Parameters
     ----------
     repo_id : str
+        ``"owner/name"``.
     revision : str, optional
-        Branch, tag or commit.
+        Branch, tag or commit; by default the newest of the main branch.
     token : str, optional
+        By default the one that the machine is logged in with.
 
     Returns
     -------
     TokenChoiceSAE, MutualChoiceSAE or FeatureChoiceSAE
+        As it was pushed; a :meth:`~skchoice.FeatureChoiceSAE.partial_fit` starts its
+        optimizer anew.
 
     Raises
     ------
     FileRefusedError
         As :func:`skchoice.load`.
+
+    Examples
+    --------
+    >>> from skchoice import io
+    >>> sae = io.load_from_hub("owner/name", revision="v1")  # doctest: +SKIP
     """
     return load(
         _huggingface_hub().hf_hub_download(

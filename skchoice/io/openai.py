@@ -43,6 +43,25 @@ def from_openai(path: str | PathLike, *, layer_normed: bool = False) -> ChoiceSA
     FileRefusedError
         If the file is damaged, is not of a TopK autoencoder, or ``layer_normed`` is
         False.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> from skchoice import io
+    >>> state = {  # of 4 features in 3 columns
+    ...     "encoder.weight": torch.eye(4, 3),
+    ...     "decoder.weight": torch.full((3, 4), 3**-0.5),
+    ...     "pre_bias": torch.zeros(3),
+    ...     "latent_bias": torch.zeros(4),
+    ...     "activation": "TopK",
+    ...     "activation_state_dict": {"k": 1},
+    ... }
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save(state, f"{folder}/autoencoder.pt")
+    ...     sae = io.from_openai(f"{folder}/autoencoder.pt", layer_normed=True)
+    >>> sae.transform([[2.0, 1.0, 0.0]]).toarray()
+    array([[2., 0., 0., 0.]])
     """
     if not layer_normed:
         raise FileRefusedError(

@@ -48,6 +48,21 @@ def to_saelens(
     ------
     InexactExportError
         If SAELens would give other codes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.datasets import load_digits
+    >>> from skchoice import FeatureChoiceSAE, io
+    >>> X = load_digits().data
+    >>> sae = FeatureChoiceSAE(
+    ...     64, k=8, max_iter=2, importance="absolute", random_state=0
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     io.to_saelens(sae.fit(X), folder, hook_name="blocks.8.hook_resid_post")
+    ...     again = io.from_saelens(folder)
+    >>> again.provenance_["metadata"]["hook_name"]
+    'blocks.8.hook_resid_post'
     """
     weights = weights_of(sae, "SAELens")
     arrays = {
@@ -106,6 +121,18 @@ def from_saelens(folder: str | PathLike, *, k: float | None = None) -> ChoiceSAE
     ------
     FileRefusedError
         If a file is damaged, or its codes could not be the same here.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.datasets import load_digits
+    >>> from skchoice import TokenChoiceSAE, io
+    >>> X = load_digits().data
+    >>> sae = TokenChoiceSAE(64, k=8, max_iter=2, importance="absolute", random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     io.to_saelens(sae.fit(X), folder)
+    ...     io.from_saelens(folder).transform(X).shape
+    (1797, 64)
     """
     path = Path(folder, "cfg.json")
     config = foreign.read_json(path)

@@ -30,6 +30,27 @@ def from_sparsify(folder: str | PathLike) -> ChoiceSAE:
     ------
     FileRefusedError
         If a file is damaged, or its codes could not be the same here.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from safetensors.torch import save_file
+    >>> from skchoice import io
+    >>> arrays = {  # of 4 features in 3 columns
+    ...     "encoder.weight": torch.eye(4, 3),
+    ...     "encoder.bias": torch.zeros(4),
+    ...     "W_dec": torch.full((4, 3), 3**-0.5),
+    ...     "b_dec": torch.zeros(3),
+    ... }
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file(arrays, f"{folder}/sae.safetensors")
+    ...     config = {"activation": "topk", "k": 1, "d_in": 3, "num_latents": 4}
+    ...     _ = Path(folder, "cfg.json").write_text(json.dumps(config))
+    ...     sae = io.from_sparsify(folder)
+    >>> sae.transform([[2.0, 1.0, 0.0]]).toarray()
+    array([[2., 0., 0., 0.]])
     """
     path = Path(folder, "cfg.json")
     config = foreign.read_json(path)

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 class Activations:
     """Rows of one hook of one layer, and where in the text each row is from.
 
-    Attributes
+    Parameters
     ----------
     activations : ndarray of shape (n_tokens, d), float16 or float32
         In the units of the model.
     token_ids : ndarray of shape (n_tokens,), int64
+        In the tokenizer's vocabulary.
     tokens : ndarray of shape (n_tokens,), str
         Readable text of each token, with its leading space. A token that holds
         only part of a character reads as the replacement character.
@@ -31,10 +32,30 @@ class Activations:
         That the model saw: counted from the beginning of the context, or of the
         document in it, before anything was dropped.
     layer : int
+        Index of the block, from 0.
     hook : str
+        What was read there, as `extract_activations` names it.
     dropped : dict of str to int
         How many tokens of the contexts that were run are left out, as `"first"`
         (position 0), as `"special"` (at other positions) and as `"outlier"`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skchoice.lm import Activations
+    >>> norms = np.array([1.0, 500.0, 2.0, 1.0])
+    >>> found = Activations(
+    ...     activations=np.outer(norms, [1.0, 0.0]).astype(np.float16),
+    ...     token_ids=np.array([7, 3, 8, 9]),
+    ...     tokens=np.array([" one", ":", " two", " three"]),
+    ...     document=np.zeros(4, dtype=int),
+    ...     position=np.array([1, 2, 3, 4]),
+    ...     layer=0,
+    ...     hook="resid_post",
+    ...     dropped={"first": 1, "special": 0, "outlier": 0},
+    ... )
+    >>> found.without_outliers().tokens.tolist()
+    [' one', ' two', ' three']
     """
 
     activations: np.ndarray
@@ -83,7 +104,26 @@ class Activations:
 
 
 class TopContext(NamedTuple):
-    """A token on which a feature fires, with the text that the model saw around it."""
+    """A token on which a feature fires, with the text that the model saw around it.
+
+    Parameters
+    ----------
+    activation : float
+        Code of the feature.
+    left : str
+        Text before the token.
+    token : str
+        The token itself.
+    right : str
+        Text after it.
+
+    Examples
+    --------
+    >>> from skchoice.lm import TopContext
+    >>> context = TopContext(2.5, left=" one", token=" two", right=" three")
+    >>> f"{context.left}[{context.token}]{context.right}"
+    ' one[ two] three'
+    """
 
     activation: float
     left: str
@@ -110,6 +150,7 @@ def top_contexts(
     Parameters
     ----------
     activations : Activations
+        Rows with their text.
     codes : scipy sparse array or matrix of shape (n_tokens, n_features)
         Row i holds the codes of row i of `activations`.
     feature : int

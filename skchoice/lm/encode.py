@@ -20,14 +20,31 @@ if TYPE_CHECKING:
 class EncodedText(NamedTuple):
     """Tokens and their codes, row by row.
 
-    Attributes
+    Parameters
     ----------
     tokens : ndarray of shape (n_tokens,), str
         All that the model saw, readable, with their leading spaces.
     token_ids : ndarray of shape (n_tokens,), int64
+        In the tokenizer's vocabulary.
     codes : CSR matrix of shape (n_tokens, n_features)
+        Of each token.
     encoded : ndarray of shape (n_tokens,), bool
         False for tokens that extraction drops: they have no codes.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse as sp
+    >>> from skchoice.lm import EncodedText
+    >>> found = EncodedText(
+    ...     tokens=np.array(["The", " cat"]),
+    ...     token_ids=np.array([504, 2644]),
+    ...     codes=sp.csr_matrix([[0.0, 0.0], [0.0, 2.5]]),
+    ...     encoded=np.array([False, True]),
+    ... )
+    >>> for token, row in zip(found.tokens, found.codes):
+    ...     print(token, row.indices)
+    The []
+     cat [1]
     """
 
     tokens: np.ndarray
@@ -52,15 +69,29 @@ def encode_text(
 
     Parameters
     ----------
-    model, tokenizer, layer, hook, context_length, drop_first, drop_special
-        As for `extract_activations`; the autoencoder should have been fitted to
-        activations that were extracted alike.
+    model : transformers.PreTrainedModel
+        A decoder in evaluation mode.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Of the model.
     sae : fitted estimator
+        Fitted to activations that were extracted alike.
     text : str
+        One document.
+    layer : int
+        As for `extract_activations`, like all that follow.
+    hook : str, default="resid_post"
+        What is read there.
+    context_length : int, default=128
+        Tokens per context; a longer text is cut.
+    drop_first : bool, default=True
+        Leave out position 0 of each context.
+    drop_special : bool, default=True
+        Leave out the tokenizer's special tokens.
 
     Returns
     -------
     encoded : EncodedText
+        All tokens of the text, with their codes.
 
     Raises
     ------
@@ -69,11 +100,22 @@ def encode_text(
 
     Examples
     --------
-    >>> found = encode_text(
-    ...     model, tokenizer, sae, "The cat sat.", layer=15
-    ... )  # doctest: +SKIP
-    >>> found.tokens.tolist(), found.codes.shape  # doctest: +SKIP
-    (['The', ' cat', ' sat', '.'], (4, 4096))
+    With a tiny random model; see `load_model` for real ones.
+
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    >>> from skchoice import TokenChoiceSAE
+    >>> from skchoice.lm import encode_text, extract_activations
+    >>> words = Tokenizer(models.WordLevel({"?": 0, "a": 1, "cat": 2, "sat": 3}, "?"))
+    >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    >>> config = GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)
+    >>> model = GPT2LMHeadModel(config).eval()
+    >>> found = extract_activations(model, tokenizer, ["a cat sat"] * 9, layer=1)
+    >>> sae = TokenChoiceSAE(n_features=8, k=1, batch_size=6).fit(found.activations)
+    >>> encoded = encode_text(model, tokenizer, sae, "a cat sat", layer=1)
+    >>> encoded.codes.shape, encoded.encoded.tolist()
+    ((3, 8), [False, True, True])
     """
     cutting = Cutting(context_length, False, drop_first, drop_special)
     [site] = checked_sites(model, [layer], [hook], cutting, 1, None)

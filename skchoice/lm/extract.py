@@ -49,6 +49,7 @@ def extract_activations(
     model : transformers.PreTrainedModel
         A decoder in evaluation mode.
     tokenizer : transformers.PreTrainedTokenizerBase
+        Of the model.
     texts : Path, or iterable of str
         As for `Texts`; read no further than `max_tokens` needs.
     layer : int
@@ -82,6 +83,7 @@ def extract_activations(
     Returns
     -------
     activations : Activations
+        A row for each token that is not left out, in the order of the texts.
 
     Raises
     ------

@@ -30,21 +30,51 @@ Replace = Callable[[Tensor], Tensor]
 class LossRecovered:
     """Next-token losses in nats per token, pooled over all tokens.
 
-    Attributes
+    Parameters
     ----------
-    clean, spliced, zero, mean : float
-        Cross-entropy of the model as it is, with reconstructions in place of the
-        activations, with zeros, and with the mean activation of these texts.
+    clean : float
+        Cross-entropy of the model as it is.
+    spliced : float
+        The same with reconstructions in place of the activations.
+    zero : float
+        The same with zeros there.
+    mean : float
+        The same with the mean activation of these texts there.
     kl : float
         KL divergence from the clean predictions to the spliced ones.
-    recovered, recovered_mean : float
-        ``(zero - spliced) / (zero - clean)``, and the same with ``mean`` for ``zero``.
-        nan where the ablation changes nothing.
-    interval, interval_mean : tuple of float
-        95% confidence intervals of these two, over sequences: of a ratio of sums, by
+    recovered : float
+        ``(zero - spliced) / (zero - clean)``; nan where the ablation changes nothing.
+    interval : tuple of float
+        95% confidence interval of ``recovered`` over sequences: of a ratio of sums, by
         linearisation, with Student's t. Of fewer than two sequences nan.
-    n_tokens, n_sequences : int
-        Tokens predicted, and the contexts they are in.
+    recovered_mean : float
+        As ``recovered``, with ``mean`` for ``zero``.
+    interval_mean : tuple of float
+        As ``interval``, of ``recovered_mean``.
+    n_tokens : int
+        Tokens predicted.
+    n_sequences : int
+        Contexts they are in.
+
+    Examples
+    --------
+    >>> from skchoice.lm import LossRecovered
+    >>> nan = float("nan")
+    >>> result = LossRecovered(
+    ...     clean=3.0,
+    ...     spliced=3.5,
+    ...     zero=13.0,
+    ...     mean=8.0,
+    ...     kl=0.5,
+    ...     recovered=0.95,
+    ...     interval=(nan, nan),
+    ...     recovered_mean=0.9,
+    ...     interval_mean=(nan, nan),
+    ...     n_tokens=127,
+    ...     n_sequences=1,
+    ... )
+    >>> result.spliced - result.clean  # nats per token
+    0.5
     """
 
     clean: float
@@ -82,20 +112,36 @@ def loss_recovered(
 
     Parameters
     ----------
-    model, tokenizer, layer, hook, context_length, batch_size, drop_first,
-    drop_special, attend_across_documents
-        As for `extract_activations`; the autoencoder should have been fitted to
-        activations that were extracted alike.
+    model : transformers.PreTrainedModel
+        A decoder in evaluation mode.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Of the model.
     texts : Texts, Path, or iterable of str
         Held-out texts. They are kept in memory as tokens.
     sae : fitted estimator, or callable
-        A callable maps a Tensor of rows (n, d) to one of their replacements.
+        Fitted to activations that were extracted alike. A callable maps a Tensor of
+        rows (n, d) to one of their replacements.
+    layer : int
+        As for `extract_activations`, like all that follow but ``max_tokens``.
+    hook : str, default="resid_post"
+        Where rows are replaced.
+    context_length : int, default=128
+        Tokens per context.
+    batch_size : int, default=8
+        Contexts per forward pass.
     max_tokens : int or None, default=None
         Stop after the context that brings as many rows. None reads all the texts.
+    drop_first : bool, default=True
+        Position 0 of each document in each context passes through.
+    drop_special : bool, default=True
+        Special tokens pass through.
+    attend_across_documents : bool, default=False
+        Whether documents in one context see each other.
 
     Returns
     -------
     result : LossRecovered
+        The losses, and the share that is kept with its confidence interval.
 
     Raises
     ------
@@ -104,11 +150,22 @@ def loss_recovered(
 
     Examples
     --------
+    With a tiny random model (see `load_model` for real ones), and rows that are put
+    back as they are:
+
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    >>> from skchoice.lm import loss_recovered
+    >>> words = Tokenizer(models.WordLevel({"?": 0, "a": 1, "cat": 2, "sat": 3}, "?"))
+    >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    >>> config = GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)
+    >>> model = GPT2LMHeadModel(config).eval()
     >>> result = loss_recovered(
-    ...     model, tokenizer, texts, sae, layer=15
-    ... )  # doctest: +SKIP
-    >>> result.recovered, result.interval  # doctest: +SKIP
-    (0.971, (0.969, 0.973))
+    ...     model, tokenizer, ["a cat sat"] * 9, lambda rows: rows, layer=1
+    ... )
+    >>> result.recovered, result.n_tokens
+    (1.0, 18)
     """
     cutting = Cutting(context_length, attend_across_documents, drop_first, drop_special)
     [site] = checked_sites(model, [layer], [hook], cutting, batch_size, max_tokens)

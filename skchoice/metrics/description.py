@@ -67,12 +67,14 @@ def description_length(
     X_hat : array-like of shape (n_rows, n_columns)
         Their reconstructions from the codes.
     codes : {array-like, sparse matrix} of shape (n_rows, n_features)
+        The codes.
     precision : float
         To which values and entries of X are sent, in the units of X.
 
     Returns
     -------
     DescriptionLength
+        Bits per row: ``features``, ``values``, ``error`` and their ``total``.
 
     Raises
     ------
