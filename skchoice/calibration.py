@@ -74,7 +74,7 @@ def calibrate_features(
     """Find each feature's threshold at which its density is expected.
 
     Density that a feature cannot reach, for want of positive affinities, is given to
-    the others in proportion to theirs.
+    the others in proportion to theirs; a feature without density stays without.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def calibrate_features(
     """
     n_rows, _ = affinities.shape
     total = float(density.sum())
-    target, supply = density, np.ones_like(density)
+    target, supply = density, (density > 0).astype(np.float64)
     for _ in range(_MAX_ROUNDS):
         expected = target * (n_rows + 1)
         rare = expected < 1

@@ -281,6 +281,12 @@ def standardise(sample: Tensor) -> tuple[Standardisation, float]:
         If the scale is beyond what training in float32 can return to.
     """
     sample = sample.double()
+    largest = sample.abs().max().item()
+    if 0.0 < largest < _SMALLEST_SCALE:
+        raise ValueError(
+            f"The largest number in X is {largest:.3g}, which float32 cannot square. "
+            "Rescale X."
+        )
     centre = sample.mean(0)
     for _ in range(2):
         squares = (sample - centre).square().sum(1)

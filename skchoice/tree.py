@@ -114,6 +114,8 @@ class _Encoder:
             return {"device": str(value)}
         if self._classes.get(kind.__name__) is kind:
             return {"object": kind.__name__, "vars": self._dict(vars(value), name)}
+        if hasattr(value, "__array__"):  # a pandas Series as a parameter
+            return self.encode(np.asarray(value), name)
         raise TypeError(f"{name} is a {kind.__name__}, which cannot be written.")
 
     def _list(self, values: list | tuple, name: str) -> list:
