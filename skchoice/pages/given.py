@@ -91,7 +91,7 @@ def checked(
 
 def _own(X: Any) -> dict[str, Any]:
     """Return what X says of its rows: in attributes, or as a store in one of them."""
-    tokens = getattr(X, "tokens", None)
+    tokens: Any = getattr(X, "tokens", None)
     if getattr(getattr(tokens, "dtype", None), "names", None):
         fields = tokens[:]
         return {
