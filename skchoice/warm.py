@@ -17,7 +17,8 @@ _FIRST_LOOK = 256
 class WarmAllocator:
     """Allocates batches, and carries along where to start looking.
 
-    The level that is carried along changes the time taken, never the matches.
+    The level that is carried along changes the time taken, and of the matches no more
+    than the last digits: a second look may multiply matrices of another shape.
     """
 
     def __init__(self) -> None:

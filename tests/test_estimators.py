@@ -5,6 +5,7 @@ import warnings
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -609,28 +610,19 @@ def test_divergence_is_told(mixture):
     from skchoice.exceptions import DivergenceWarning
 
     with pytest.warns(DivergenceWarning, match="Lower learning_rate"):
-        MutualChoiceSAE(48, 4, learning_rate=3.0, random_state=0).fit(mixed(600))
+        MutualChoiceSAE(48, 4, learning_rate=3.0, random_state=0).fit(mixture(600))
 
 
-def mixed(n_rows):
-    """Rows of a few of 48 directions."""
-    rng = np.random.default_rng(0)
-    present = rng.random((n_rows, 48)) < 0.06
-    strengths = present * rng.gamma(3.0, size=present.shape)
-    return strengths @ np.random.default_rng(1).standard_normal((48, 16))
-
-
-def test_a_feature_with_a_cap_of_zero_never_fires():
-    X = mixed(2000)
+def test_a_feature_with_a_cap_of_zero_never_fires(mixture):
+    X = mixture(2000)
     caps = np.r_[np.full(40, 0.1), np.zeros(8)]
     sae = FeatureChoiceSAE(48, 4, caps=caps, random_state=0).fit(X)
     assert (sae.caps_[40:] == 0).all()
     assert sae.transform(X)[:, 40:].nnz == 0
 
 
-def test_caps_may_be_a_pandas_series():
-    pd = pytest.importorskip("pandas")
-    X, caps = mixed(500), np.full(48, 4 / 48)
+def test_caps_may_be_a_pandas_series(mixture):
+    X, caps = mixture(500), np.full(48, 4 / 48)
     fits = [
         FeatureChoiceSAE(48, 4, caps=given_, max_iter=2, random_state=0).fit(X)
         for given_ in (caps, pd.Series(caps))
@@ -638,7 +630,7 @@ def test_caps_may_be_a_pandas_series():
     assert_array_equal(fits[0].components_, fits[1].components_)
 
 
-def test_numbers_too_small_to_square_are_refused():
-    X = mixed(500).astype(np.float64)
+def test_numbers_too_small_to_square_are_refused(mixture):
+    X = mixture(500).astype(np.float64)
     with pytest.raises(ValueError, match="Rescale X"):
         FeatureChoiceSAE(48, 4).fit(1e-200 * X)

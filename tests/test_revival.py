@@ -8,16 +8,7 @@ import torch
 
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
 
-F, K, COLUMNS = 96, 4, 16
-
-
-def mixture(n_rows, seed=0):
-    """Rows of a few of many directions, as in the hypothesis behind the method."""
-    rng = np.random.default_rng(seed)
-    directions = np.random.default_rng(99).standard_normal((48, COLUMNS))
-    present = rng.random((n_rows, 48)) < 0.06
-    X = (present * rng.gamma(3.0, size=present.shape)) @ directions
-    return X + 0.05 * rng.standard_normal(X.shape)
+F, K = 96, 4
 
 
 def silent(sae, X):
@@ -27,7 +18,7 @@ def silent(sae, X):
 @pytest.mark.parametrize("depth", [0.5, 100.0])
 @pytest.mark.parametrize("aux", ["zipf", "k"])
 @pytest.mark.parametrize("SAE", [TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE])
-def test_planted_dead_features_are_revived(SAE, aux, depth):
+def test_planted_dead_features_are_revived(SAE, aux, depth, mixture):
     X = mixture(4000)
     sae = SAE(
         F,
@@ -53,7 +44,7 @@ def test_planted_dead_features_are_revived(SAE, aux, depth):
     assert sae.score(X) > before - 0.02
 
 
-def test_without_the_loss_they_stay_dead():
+def test_without_the_loss_they_stay_dead(mixture):
     X = mixture(4000)
     sae = MutualChoiceSAE(
         F, K, aux=None, batch_size=256, warm_start=True, random_state=0
