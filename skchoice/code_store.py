@@ -12,8 +12,9 @@ import scipy.sparse as sp
 from tqdm.auto import tqdm
 
 from skchoice.exceptions import StoreError
-from skchoice.lazy import ShardedArray
-from skchoice.shards import Manifest, ShardWriter
+from skchoice.manifest import Manifest
+from skchoice.sharded import ShardedArray
+from skchoice.shards import ShardWriter
 
 if TYPE_CHECKING:
     from skchoice.fitted import FittedSAE
@@ -32,6 +33,8 @@ class CodeStore:
     ----------
     folder : str or Path
         As `encode_store` wrote it.
+    check_shards : bool, default=True
+        As for `ActivationStore`.
 
     Attributes
     ----------
@@ -50,8 +53,7 @@ class CodeStore:
     FileNotFoundError
         If there is no store.
     StoreError
-        If it was written by a newer version, or a shard is missing, truncated or
-        exchanged.
+        As `ActivationStore`.
 
     Examples
     --------
@@ -65,7 +67,7 @@ class CodeStore:
     ((1797, 256), (10, 256))
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, *, check_shards: bool = True):
         self.folder = Path(folder)
         self._manifest = Manifest.read(self.folder, _KIND)
         self._manifest.check_files(self.folder)
@@ -73,6 +75,7 @@ class CodeStore:
         self.complete = self._manifest.complete
         self.shape = (self._manifest.n_rows, self._manifest.n_columns)
         self.dtype = np.dtype(self._manifest.dtype)
+        self._checked = check_shards
         self._data = self._joined("data", "matches", self.dtype)
         self._indices = self._joined("indices", "matches", np.dtype(np.int32))
         self._ends = self._joined("ends", "rows", np.dtype(np.int64))
@@ -80,8 +83,9 @@ class CodeStore:
 
     def _joined(self, name: str, length: str, dtype: np.dtype) -> ShardedArray:
         shards = self._manifest.shards
-        paths = [self.folder / shard["files"][name]["name"] for shard in shards]
-        return ShardedArray(paths, [shard[length] for shard in shards], (), dtype)
+        records = [shard["files"][name] for shard in shards]
+        lengths = [shard[length] for shard in shards]
+        return ShardedArray(self.folder, records, lengths, (), dtype, self._checked)
 
     def __repr__(self) -> str:
         return (
@@ -110,7 +114,14 @@ class CodeStore:
             self._indices[matches].astype(kind),
             pointers.astype(kind),
         )
-        return sp.csr_matrix(arrays, shape=(stop - start, self.shape[1]))
+        try:
+            codes = sp.csr_matrix(arrays, shape=(stop - start, self.shape[1]))
+            codes.check_format()  # that the indices are inside
+        except ValueError as error:
+            raise StoreError(
+                f"{str(self.folder)!r} holds no codes: {error}."
+            ) from error
+        return codes
 
     def chunks(self, n_rows: int = 1 << 16) -> Iterator[sp.csr_matrix]:
         """Yield all rows in order, a piece at a time.

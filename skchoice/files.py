@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from skchoice.exceptions import StoreError
 
 # What a write leaves behind when it is broken off, under this ending.
@@ -47,11 +49,12 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> dict[str, An
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "w+b") as file:
             hashed = _HashedFile(file)
             write(hashed)
             file.flush()
             os.fsync(file.fileno())
+            edges = _edges(file)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -61,7 +64,7 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> dict[str, An
         "name": path.name,
         "bytes": hashed.n_bytes,
         "sha256": hashed.sha256.hexdigest(),
-        "edges": _edges(path),
+        "edges": edges,
     }
 
 
@@ -77,37 +80,65 @@ def check_file(folder: Path, record: dict[str, Any], whole: bool = False) -> Non
         Whether to read the whole file. Otherwise its size and its edges are compared:
         that is quick, and finds files that are truncated, exchanged or of another run.
     """
+    with open_recorded(folder, record) as file:
+        matches = os.fstat(file.fileno()).st_size == record["bytes"]
+        if matches and whole:
+            matches = sha256_of(file) == record["sha256"]
+        elif matches:
+            matches = _edges(file) == record["edges"]
+        if not matches:
+            raise other_than_written(file, record)
+
+
+def open_recorded(folder: Path, record: dict[str, Any]) -> BinaryIO:
+    """Open a file that was recorded; raise StoreError where it is missing."""
     path = folder / record["name"]
     if not path.is_file():
         raise StoreError(
             f"{path} is missing; its sha256 is {record['sha256']}. Restore it from a "
             "copy."
         )
-    if whole:
-        matches = sha256_of(path) == record["sha256"]
-    else:
-        same_size = path.stat().st_size == record["bytes"]
-        matches = same_size and _edges(path) == record["edges"]
-    if not matches:
-        raise StoreError(
-            f"{path} is not the file that was written: its sha256 is "
-            f"{sha256_of(path)}, expected {record['sha256']}; it has "
-            f"{path.stat().st_size} bytes, expected {record['bytes']}. Restore it from "
-            "a copy."
+    return open(os.fspath(path), "rb")
+
+
+def other_than_written(file: BinaryIO, record: dict[str, Any]) -> StoreError:
+    """Return the error that says how a file differs from what was recorded."""
+    return StoreError(
+        f"{file.name} is not the file that was written: its sha256 is "
+        f"{sha256_of(file)}, expected {record['sha256']}; it has "
+        f"{os.fstat(file.fileno()).st_size} bytes, expected {record['bytes']}. Restore "
+        "it from a copy."
+    )
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Return the checksum of a whole file, in hexadecimal."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_not_cut(mapped: np.memmap, kind: type[Exception]) -> None:
+    """Raise where a mapped file is no longer whole: to read there ends the process."""
+    if mapped.filename is None:
+        return
+    try:
+        length = os.stat(mapped.filename).st_size
+    except OSError:
+        return  # removed, which leaves the bytes
+    needed = mapped.offset + mapped.nbytes
+    if length < needed:
+        raise kind(
+            f"{mapped.filename} is mapped; it had {needed} bytes and now has {length}: "
+            "it was cut while it was read."
         )
 
 
-def sha256_of(path: Path) -> str:
-    """Return the checksum of a whole file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _edges(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256(file.read(_EDGE_BYTES))
-        file.seek(-min(_EDGE_BYTES, path.stat().st_size), os.SEEK_END)
-        digest.update(file.read(_EDGE_BYTES))
+def _edges(file: BinaryIO) -> str:
+    file.seek(0)
+    digest = hashlib.sha256(file.read(_EDGE_BYTES))
+    size = os.fstat(file.fileno()).st_size
+    file.seek(-min(_EDGE_BYTES, size), os.SEEK_END)
+    digest.update(file.read(_EDGE_BYTES))
     return digest.hexdigest()
 
 

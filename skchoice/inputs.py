@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_array
 from torch import Tensor
+
+from skchoice.files import check_not_cut
 
 # Rows are read for inference in chunks of at most this many entries and rows.
 _CHUNK_ENTRIES = 1 << 22
@@ -63,7 +64,7 @@ class Rows:
     def read(self, part: slice | NDArray) -> Tensor:
         """Return some rows; raise if one of them is not finite."""
         if self._mapped is not None:
-            _check_length(self._mapped)
+            check_not_cut(self._mapped, ValueError)
         rows = self._source[part]
         if isinstance(rows, Tensor):
             rows = rows.detach().to(self.device)
@@ -184,22 +185,6 @@ def _mapped(array: Any) -> np.memmap | None:
             found = array
         array = getattr(array, "base", None)
     return found
-
-
-def _check_length(mapped: np.memmap) -> None:
-    """Raise where a mapped file is no longer whole: to read there ends the process."""
-    if mapped.filename is None:
-        return
-    try:
-        length = os.stat(mapped.filename).st_size
-    except OSError:
-        return  # removed, which leaves the bytes
-    needed = mapped.offset + mapped.nbytes
-    if length < needed:
-        raise ValueError(
-            f"X is mapped from {mapped.filename}, which had {needed} bytes and now has "
-            f"{length}: it was cut while it was read."
-        )
 
 
 def _check_shape(X: Any, estimator: Any) -> None:

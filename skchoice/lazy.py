@@ -1,19 +1,15 @@
-"""Arrays in several .npy files, indexed as one array and read where they are asked."""
+"""Arrays that are elsewhere, indexed as numpy does and read where they are asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator
 from operator import index
-from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-# Maps held open at a time: each takes a file handle.
-_OPEN_SHARDS = 64
 _ITERATED_ROWS = 4096
 
 Places = range | NDArray[np.int64]
@@ -151,75 +147,6 @@ class RowView(LazyArray):
                 return self._places[slice_of(places)]
             return start + step * places
         return self._places[slice_of(places) if isinstance(places, range) else places]
-
-
-class ShardedArray(LazyArray):
-    """One array whose rows lie in several .npy files, mapped when they are needed.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-    lengths : sequence of int
-        Rows of each file, at least one.
-    row_shape : tuple of int
-    dtype : numpy dtype
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        lengths: Sequence[int],
-        row_shape: tuple[int, ...],
-        dtype: DTypeLike,
-    ):
-        self._paths = list(paths)
-        self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        self.shape = (int(self._starts[-1]), *row_shape)
-        self.dtype = np.dtype(dtype)
-        self._map = lru_cache(_OPEN_SHARDS)(self._map_shard)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_map"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._map = lru_cache(_OPEN_SHARDS)(self._map_shard)
-
-    def _map_shard(self, number: int) -> NDArray:
-        return np.load(self._paths[number], mmap_mode="r", allow_pickle=False)
-
-    def _read(self, places: Places) -> NDArray:
-        if not len(places):
-            return np.empty((0, *self.shape[1:]), self.dtype)
-        if isinstance(places, range):
-            if places.step == 1:
-                return self._read_run(places.start, places.stop)
-            places = np.arange(places.start, places.stop, places.step)
-        return self._gather(places)
-
-    def _read_run(self, start: int, stop: int) -> NDArray:
-        """Return neighbouring rows: a view of the map where one shard has them all."""
-        first, last = self._shard_of(start), self._shard_of(stop - 1)
-        pieces = []
-        for number in range(first, last + 1):
-            offset = int(self._starts[number])
-            pieces.append(self._map(number)[max(start - offset, 0) : stop - offset])
-        return np.asarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
-
-    def _gather(self, places: NDArray) -> NDArray:
-        """Return rows from anywhere, read shard by shard and in order within each."""
-        out = np.empty((len(places), *self.shape[1:]), self.dtype)
-        order = np.argsort(places, kind="stable")
-        ascending = places[order]
-        bounds = np.searchsorted(ascending, self._starts)
-        for number in np.flatnonzero(np.diff(bounds)):
-            part = slice(bounds[number], bounds[number + 1])
-            local = ascending[part] - self._starts[number]
-            out[order[part]] = self._map(int(number))[local]
-        return out
-
-    def _shard_of(self, place: int) -> int:
-        return int(np.searchsorted(self._starts, place, side="right")) - 1
 
 
 def slice_of(places: range) -> slice:

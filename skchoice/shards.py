@@ -1,4 +1,4 @@
-"""Shards of a growing table on disk, and the manifest that says which of them count.
+"""Writing the shards of a growing table, each of them atomically.
 
 A store is a folder. Its shards are .npy files; ``manifest.json`` lists those that are
 whole, with their checksums. An append writes the files of one shard and then replaces
@@ -8,115 +8,17 @@ one shard shorter, and files that the manifest does not list are no part of it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skchoice.exceptions import StoreError
-from skchoice.files import PARTIAL, check_file, write_atomically
-
-MANIFEST = "manifest.json"
-_FORMAT = "skchoice store"
-_VERSION = 1
-
-
-@dataclass
-class Manifest:
-    """What a store holds.
-
-    Attributes
-    ----------
-    kind : str
-        "activations" or "codes".
-    dtype : str
-        Of the values.
-    n_columns : int
-    configuration : dict
-        How the rows are made, in JSON's types. Never changes.
-    progress : dict
-        How far the writer has come, in JSON's types. Changes with every append.
-    complete : bool
-        Whether the writer said that no more rows will come.
-    shards : list of dict
-        Of each: ``rows``, ``files`` (records of `skchoice.files`), the ``progress`` it
-        was appended with, and what else the kind of store needs.
-    """
-
-    kind: str
-    dtype: str
-    n_columns: int
-    configuration: dict[str, Any]
-    progress: dict[str, Any] = field(default_factory=dict)
-    complete: bool = False
-    shards: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all shards together."""
-        return sum(shard["rows"] for shard in self.shards)
-
-    @classmethod
-    def read(cls, folder: Path, kind: str) -> Self:
-        """Read the manifest of a store of one kind."""
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no store at {str(folder)!r}: expected a folder with {MANIFEST}."
-            )
-        try:
-            found = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise StoreError(f"{path} is not JSON: {error}. Restore it.") from error
-        if not isinstance(found, dict) or found.get("format") != _FORMAT:
-            raise StoreError(f"{path} is not the manifest of a store.")
-        if found["version"] > _VERSION:
-            raise StoreError(
-                f"{path} has version {found['version']}, and this skchoice reads "
-                f"versions up to {_VERSION}: install a newer skchoice to open it."
-            )
-        if found["kind"] != kind:
-            raise StoreError(
-                f"{str(folder)!r} is a store of {found['kind']}, not of {kind}."
-            )
-        names = ("kind", "dtype", "configuration", "progress", "complete", "shards")
-        return cls(n_columns=found["shape"][1], **{name: found[name] for name in names})
-
-    def to_json(self) -> bytes:
-        """Return the manifest as it is written."""
-        text = json.dumps(
-            {
-                "format": _FORMAT,
-                "version": _VERSION,
-                "kind": self.kind,
-                "shape": [self.n_rows, self.n_columns],
-                "dtype": self.dtype,
-                "configuration": self.configuration,
-                "configuration_sha256": configuration_hash(self.configuration),
-                "progress": self.progress,
-                "complete": self.complete,
-                "shards": self.shards,
-            },
-            indent=1,
-        )
-        return text.encode() + b"\n"
-
-    def check_files(self, folder: Path, whole: bool = False) -> None:
-        """Raise StoreError where a shard is not as it was written."""
-        for shard in self.shards:
-            for record in shard["files"].values():
-                check_file(folder, record, whole)
-
-
-def configuration_hash(configuration: Mapping[str, Any]) -> str:
-    """Return the sha256 of a configuration, whatever the order of its keys."""
-    text = json.dumps(configuration, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+from skchoice.files import PARTIAL, write_atomically
+from skchoice.manifest import MANIFEST, Manifest
 
 
 class ShardWriter:

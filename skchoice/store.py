@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skchoice.lazy import RowView, ShardedArray
-from skchoice.shards import Manifest, ShardWriter
+from skchoice.lazy import RowView
+from skchoice.manifest import Manifest
+from skchoice.sharded import ShardedArray
+from skchoice.shards import ShardWriter
 
 __all__ = ["TOKEN", "ActivationStore", "StoreWriter"]
 
@@ -34,6 +36,10 @@ class ActivationStore(ShardedArray):
     folder : str or Path
         As `StoreWriter` or `skchoice.lm.store_activations` wrote it. Rows that are
         appended later are seen by opening it anew.
+    check_shards : bool, default=True
+        Compare each shard with its checksum when its first row is asked for, which
+        reads all of it. False leaves that to `verify`: a damaged byte is then read as
+        it is.
 
     Attributes
     ----------
@@ -58,9 +64,10 @@ class ActivationStore(ShardedArray):
     FileNotFoundError
         If there is no store.
     StoreError
-        If it was written by a newer version, or a shard is missing, truncated or
-        exchanged. That is told by the sizes of the files and checksums of their first
-        and last bytes; `verify` reads all of them.
+        If it was written by a newer version, its manifest is damaged, or a shard is
+        missing, truncated or exchanged, which the sizes of the files and checksums of
+        their first and last bytes tell. When rows are read, if their shard has any
+        byte that was not written.
 
     Examples
     --------
@@ -79,24 +86,25 @@ class ActivationStore(ShardedArray):
     (2, 3)
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, *, check_shards: bool = True):
         self.folder = Path(folder)
         manifest = Manifest.read(self.folder, _KIND)
         manifest.check_files(self.folder)
         self._manifest = manifest
         self.configuration, self.progress = manifest.configuration, manifest.progress
         self.complete = manifest.complete
-        lengths = [shard["rows"] for shard in manifest.shards]
-        paths = self._paths_of("activations")
-        super().__init__(paths, lengths, (manifest.n_columns,), manifest.dtype)
+        width = (manifest.n_columns,)
+        super().__init__(
+            *self._files("activations"), width, manifest.dtype, check_shards
+        )
         self.tokens = None
         if all("tokens" in shard["files"] for shard in manifest.shards):
-            paths = self._paths_of("tokens")
-            self.tokens = ShardedArray(paths, lengths, (), TOKEN)
+            self.tokens = ShardedArray(*self._files("tokens"), (), TOKEN, check_shards)
 
-    def _paths_of(self, name: str) -> list[Path]:
+    def _files(self, name: str) -> tuple[Path, list[dict[str, Any]], list[int]]:
         shards = self._manifest.shards
-        return [self.folder / shard["files"][name]["name"] for shard in shards]
+        records = [shard["files"][name] for shard in shards]
+        return self.folder, records, [shard["rows"] for shard in shards]
 
     def __repr__(self) -> str:
         return (

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from skchoice import strict_json
 from skchoice.exceptions import FileRefusedError
 
 # Parsing a header takes this many bytes for each of its brackets and commas at most;
@@ -141,8 +142,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, NDArray], dict[str, Any]]:
                     "its contents do not have the SHA-256 digest that was written with "
                     "them"
                 )
-            return arrays, _document(text)
-        except (*_MALFORMED, RecursionError, MemoryError) as error:
+            return arrays, strict_json.parse(text)
+        except (*_MALFORMED, MemoryError) as error:
             raise FileRefusedError(
                 f"{path} is damaged, or is no file that skchoice wrote: "
                 f"{type(error).__name__}: {str(error)[:200]}. Files of other libraries "
@@ -179,7 +180,7 @@ def _empty_arrays(file: BinaryIO) -> tuple[dict[str, NDArray], str, str]:
     tokens = sum(map(packed.count, (b"{", b"[", b",")))
     if _BYTES_PER_TOKEN * tokens > 1.5 * size + _FREE_BYTES:
         raise ValueError(f"it has {size} bytes, but a header of {tokens} values")
-    header = json.loads(packed, object_pairs_hook=_without_duplicates)
+    header = strict_json.parse(packed)
     metadata = header.pop("__metadata__")
     text, digest = metadata["skchoice"], metadata["sha256"]
     if not isinstance(text, str):
@@ -207,20 +208,6 @@ def _end(name: str, entry: dict[str, Any], expected: int) -> int:
     if start != expected or stop - start != nbytes:
         raise ValueError(f"{name} of {nbytes} bytes is at {start} to {stop}")
     return stop
-
-
-def _document(text: str) -> dict[str, Any]:
-    document = json.loads(text, object_pairs_hook=_without_duplicates)
-    if not isinstance(document, dict):
-        raise TypeError("its JSON document is no object")
-    return document
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return document
 
 
 class _Hasher:

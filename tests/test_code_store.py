@@ -1,5 +1,6 @@
 """Codes on disk are the codes of transform, row by row."""
 
+import copy
 import errno
 import json
 import warnings
@@ -99,9 +100,11 @@ def test_rows_without_codes(sae, rows, tmp_path):
 def test_pointers_have_64_bits(codes, tmp_path, monkeypatch):
     # Three shards of 1.5 billion matches each: two rows, of 1.5 billion less 3, and 3.
     n = 3 * 2**29
-    shards = [
-        {**shard, "rows": 2, "matches": n} for shard in codes._manifest.shards[:3]
-    ]
+    shards = copy.deepcopy(codes._manifest.shards[:3])
+    for shard in shards:
+        shard |= {"rows": 2, "matches": n}
+        for name, size in (("data", 4 * n), ("indices", 4 * n), ("ends", 16)):
+            shard["files"][name]["bytes"] = size + 128
     arrays = {
         "data": [np.broadcast_to(np.float32(i + 1), n) for i in range(3)],
         "indices": [np.broadcast_to(np.int32(i), n) for i in range(3)],
@@ -114,7 +117,7 @@ def test_pointers_have_64_bits(codes, tmp_path, monkeypatch):
     huge._indices = huge._joined("indices", "matches", np.dtype(np.int32))
     huge._ends = huge._joined("ends", "rows", np.dtype(np.int64))
     for name, parts in arrays.items():
-        monkeypatch.setattr(getattr(huge, f"_{name}"), "_map", parts.__getitem__)
+        monkeypatch.setattr(getattr(huge, f"_{name}"), "_shard", parts.__getitem__)
     assert len(huge._data) > 2**32
     last = huge[5:6]
     assert last.indices.tolist() == [2] * 3 and last.data.tolist() == [3] * 3

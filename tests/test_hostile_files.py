@@ -100,11 +100,12 @@ def target(request, tmp_path, X):
 # ------------------------------------------------------------------------- damage
 
 
-def damaged(data, rng):
+def damaged(data, rng, header=None):
     """Return the bytes after an accident of a random kind."""
     data = bytearray(data)
     n = len(data)
-    header = 8 + int.from_bytes(data[:8], "little")
+    if header is None:
+        header = 8 + int.from_bytes(data[:8], "little")
     # Half of the accidents happen to the header, where they can do more.
     place = int(rng.integers(header if rng.random() < 0.5 else n))
     length = int(rng.integers(1, 65))

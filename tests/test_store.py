@@ -1,6 +1,7 @@
 """A store is one array on disk, whole after a crash at any instant."""
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
 from sklearn.model_selection import GridSearchCV, ShuffleSplit, cross_val_score
 
-from skchoice import MutualChoiceSAE, files, shards
+from skchoice import MutualChoiceSAE, files, manifest
 from skchoice.exceptions import StoreError
 from skchoice.lazy import LazyArray, RowView
 from skchoice.store import TOKEN, ActivationStore, StoreWriter
@@ -50,6 +51,10 @@ def in_shards(folder, X, n_shards=5):
     lengths = [len(part) for part in np.array_split(X, n_shards)]
     write(folder, X, lengths)
     return ActivationStore(folder)
+
+
+def sha256_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +215,7 @@ def test_stores_and_views_can_be_pickled(store):
 
 
 def test_more_shards_than_may_be_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("skchoice.lazy._OPEN_SHARDS", 2)
+    monkeypatch.setattr("skchoice.sharded._OPEN_SHARDS", 2)
     store = in_shards(tmp_path, VALUES, n_shards=N_ROWS)
     assert_array_equal(np.asarray(store), VALUES)
     assert store._map.cache_info().currsize == 2
@@ -340,22 +345,22 @@ def test_wrong_rows_are_refused(tmp_path, rows, tokens, message):
 def test_the_manifest_says_what_the_store_holds(tmp_path):
     writer = write(tmp_path, VALUES, LENGTHS, configuration={"layer": 8, "b": (1, 2)})
     writer.finish({"dropped": {"first": 3}})
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["shape"] == [N_ROWS, N_COLUMNS]
-    assert manifest["dtype"] == "float16"
-    assert manifest["configuration"] == {"layer": 8, "b": [1, 2]}
-    assert len(manifest["configuration_sha256"]) == 64
-    assert manifest["progress"] == {"dropped": {"first": 3}} and manifest["complete"]
-    assert [shard["rows"] for shard in manifest["shards"]] == list(LENGTHS)
-    for shard in manifest["shards"]:
+    found = json.loads((tmp_path / "manifest.json").read_text())
+    assert found["shape"] == [N_ROWS, N_COLUMNS]
+    assert found["dtype"] == "float16"
+    assert found["configuration"] == {"layer": 8, "b": [1, 2]}
+    assert len(found["configuration_sha256"]) == 64
+    assert found["progress"] == {"dropped": {"first": 3}} and found["complete"]
+    assert [shard["rows"] for shard in found["shards"]] == list(LENGTHS)
+    for shard in found["shards"]:
         for record in shard["files"].values():
             path = tmp_path / record["name"]
-            assert files.sha256_of(path) == record["sha256"]
+            assert sha256_of(path) == record["sha256"]
             assert path.stat().st_size == record["bytes"]
             np.load(path)
     store = ActivationStore(tmp_path)
     assert store.complete and store.progress == {"dropped": {"first": 3}}
-    assert store.configuration == manifest["configuration"]
+    assert store.configuration == found["configuration"]
     store.verify()
 
 
@@ -501,7 +506,7 @@ def test_a_damaged_shard_is_named_with_its_checksum(tmp_path, damage, name):
     write(tmp_path, VALUES, [15, 15])
     writer_settings = {"n_columns": 3}
     path = tmp_path / f"{name}-00001.npy"
-    expected = files.sha256_of(path)
+    expected = sha256_of(path)
     damage(path)
     for open_again in (
         ActivationStore,
@@ -531,13 +536,13 @@ def test_a_flipped_bit_is_found_by_verify(tmp_path):
 
 def edit(folder, **changes):
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_bytes(manifest.sealed(json.loads(path.read_text()) | changes))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "version 2.*up to 1.*newer skchoice"),
+        ({"version": 3}, "version 3.*up to 2.*newer skchoice"),
         ({"format": "other"}, "not the manifest of a store"),
         ({"kind": "codes"}, "a store of codes, not of activations"),
     ],
@@ -582,6 +587,6 @@ def test_two_writers_do_not_mix(folder):
 
 
 def test_configurations_hash_alike_in_any_order():
-    one = shards.configuration_hash({"a": 1, "b": [2]})
-    assert one == shards.configuration_hash({"b": [2], "a": 1})
-    assert one != shards.configuration_hash({"a": 1, "b": [3]})
+    one = manifest.configuration_hash({"a": 1, "b": [2]})
+    assert one == manifest.configuration_hash({"b": [2], "a": 1})
+    assert one != manifest.configuration_hash({"a": 1, "b": [3]})

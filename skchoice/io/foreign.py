@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 from os import PathLike
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
+from skchoice import strict_json
 from skchoice.exceptions import FileRefusedError
 
 # What torch.load raises on bytes that make no sense.
@@ -34,12 +34,9 @@ _OF_NONSENSE = (
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FileRefusedError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(found, dict):
-        raise FileRefusedError(f"{path} holds a {type(found).__name__}, not an object.")
-    return found
+        return strict_json.parse(path.read_bytes())
+    except ValueError as error:
+        raise FileRefusedError(f"{path} is no object in JSON: {error}.") from error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,201 @@
+"""The manifest of a store: what it holds, and which of its files count.
+
+``manifest.json`` is one object in JSON; its ``sha256`` is that of the whole file with
+zeros in place of the checksum itself. A checksum tells damage, and is no signature, so
+what it says is looked at, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from skchoice import strict_json
+from skchoice.exceptions import StoreError
+from skchoice.files import check_file
+
+MANIFEST = "manifest.json"
+_FORMAT = "skchoice store"
+_VERSION = 2  # 1 had no checksum of the manifest itself
+_NO_DIGEST = "0" * 64  # holds the place while the checksum is not known
+_DIGEST = re.compile("[0-9a-f]{64}")
+# Of each kind of store, its types and the files that every shard has.
+_DTYPES = {"activations": ("float16", "float32"), "codes": ("float32", "float64")}
+_FILES = {"activations": {"activations"}, "codes": {"data", "indices", "ends"}}
+# What looking at a manifest raises where something of another type stands.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclass
+class Manifest:
+    """What a store holds.
+
+    Attributes
+    ----------
+    kind : str
+        "activations" or "codes".
+    dtype : str
+        Of the values.
+    n_columns : int
+    configuration : dict
+        How the rows are made, in JSON's types. Never changes.
+    progress : dict
+        How far the writer has come, in JSON's types. Changes with every append.
+    complete : bool
+        Whether the writer said that no more rows will come.
+    shards : list of dict
+        Of each: ``rows``, ``files`` (records of `skchoice.files`), the ``progress`` it
+        was appended with, and what else the kind of store needs.
+    """
+
+    kind: str
+    dtype: str
+    n_columns: int
+    configuration: dict[str, Any]
+    progress: dict[str, Any] = field(default_factory=dict)
+    complete: bool = False
+    shards: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all shards together."""
+        return sum(shard["rows"] for shard in self.shards)
+
+    @classmethod
+    def read(cls, folder: Path, kind: str) -> Self:
+        """Read the manifest of a store of one kind."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no store at {str(folder)!r}: expected a folder with {MANIFEST}."
+            )
+        content = path.read_bytes()
+        try:
+            found = strict_json.parse(content)
+        except ValueError as error:
+            raise StoreError(
+                f"{path} is not JSON: {error}. Restore it from a copy."
+            ) from error
+        if found.get("format") != _FORMAT:
+            raise StoreError(f"{path} is not the manifest of a store.")
+        version = found.get("version")
+        if type(version) is int and version > _VERSION:
+            raise StoreError(
+                f"{path} has version {version}, and this skchoice reads versions up to "
+                f"{_VERSION}: install a newer skchoice to open it."
+            )
+        try:
+            _check_digest(content, found)
+            if found["kind"] == kind:
+                return cls._checked(found)
+        except _MALFORMED as error:
+            raise StoreError(
+                f"{path} is damaged: {type(error).__name__}: {str(error)[:200]}. "
+                "Restore it from a copy."
+            ) from error
+        raise StoreError(
+            f"{str(folder)!r} is a store of {found['kind']}, not of {kind}."
+        )
+
+    @classmethod
+    def _checked(cls, found: dict[str, Any]) -> Self:
+        """Return the manifest in JSON, if it fits together; else raise _MALFORMED."""
+        n_rows, n_columns = found["shape"]
+        names = ("kind", "dtype", "configuration", "progress", "complete", "shards")
+        manifest = cls(n_columns=n_columns, **{name: found[name] for name in names})
+        if type(n_columns) is not int or n_columns < 1:
+            raise ValueError(f"it has {n_columns!r} columns")
+        if manifest.dtype not in _DTYPES[manifest.kind]:
+            raise ValueError(f"its dtype is {manifest.dtype!r}")
+        if type(manifest.complete) is not bool or not all(
+            type(each) is dict for each in (manifest.configuration, manifest.progress)
+        ):
+            raise TypeError("its configuration and progress are of no known form")
+        configuration = configuration_hash(manifest.configuration)
+        if configuration != found["configuration_sha256"]:
+            raise ValueError("its configuration has another sha256 than it says")
+        for number, shard in enumerate(manifest.shards):
+            _check_shard(number, shard, manifest.kind)
+            if shard["files"].keys() != manifest.shards[0]["files"].keys():
+                raise ValueError(f"shard {number} has other files than the first")
+        if n_rows != manifest.n_rows:
+            raise ValueError(f"it has {n_rows!r} rows, its shards {manifest.n_rows}")
+        return manifest
+
+    def to_json(self) -> bytes:
+        """Return the manifest as it is written."""
+        return sealed(
+            {
+                "format": _FORMAT,
+                "version": _VERSION,
+                "sha256": _NO_DIGEST,
+                "kind": self.kind,
+                "shape": [self.n_rows, self.n_columns],
+                "dtype": self.dtype,
+                "configuration": self.configuration,
+                "configuration_sha256": configuration_hash(self.configuration),
+                "progress": self.progress,
+                "complete": self.complete,
+                "shards": self.shards,
+            }
+        )
+
+    def check_files(self, folder: Path, whole: bool = False) -> None:
+        """Raise StoreError where a shard is not as it was written."""
+        for shard in self.shards:
+            for record in shard["files"].values():
+                check_file(folder, record, whole)
+
+
+def configuration_hash(configuration: Mapping[str, Any]) -> str:
+    """Return the sha256 of a configuration, whatever the order of its keys."""
+    text = json.dumps(configuration, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed(document: dict[str, Any]) -> bytes:
+    """Return the content of a manifest, with its checksum in ``sha256``."""
+    content = json.dumps(document | {"sha256": _NO_DIGEST}, indent=1).encode() + b"\n"
+    digest = hashlib.sha256(content).hexdigest()
+    place = content.index(_NO_DIGEST.encode())
+    return content[:place] + digest.encode() + content[place + len(_NO_DIGEST) :]
+
+
+def _check_digest(content: bytes, found: dict[str, Any]) -> None:
+    """Raise one of _MALFORMED where the file is not as it was written."""
+    if type(found["version"]) is not int or found["version"] < 1:
+        raise ValueError(f"its version is {found['version']!r}")
+    if found["version"] == 1 and "sha256" not in found:
+        return
+    digest = found["sha256"]
+    if not _DIGEST.fullmatch(digest):
+        raise ValueError("it has no sha256")
+    before, after = content.split(digest.encode())
+    whole = before + _NO_DIGEST.encode() + after
+    if hashlib.sha256(whole).hexdigest() != digest:
+        raise ValueError("it does not have the sha256 that was written into it")
+
+
+def _check_shard(number: int, shard: dict[str, Any], kind: str) -> None:
+    """Raise one of _MALFORMED where a shard could not have been written so."""
+    lowest = {"rows": 1} | ({"matches": 0} if kind == "codes" else {})
+    for name, least in lowest.items():
+        if type(shard[name]) is not int or shard[name] < least:
+            raise ValueError(f"shard {number} has {shard[name]!r} {name}")
+    if not shard["files"].keys() >= _FILES[kind]:
+        raise ValueError(f"shard {number} has only the files {[*shard['files']]}")
+    if type(shard["progress"]) is not dict:
+        raise TypeError(f"shard {number} has a progress of no known form")
+    for name, record in shard["files"].items():
+        # No path out of the folder, and no two records of one file.
+        if record["name"] != f"{name}-{number:05d}.npy" or not name.isalpha():
+            raise ValueError(f"shard {number} has a file {record['name']!r}")
+        if type(record["bytes"]) is not int or not all(
+            _DIGEST.fullmatch(record[digest]) for digest in ("sha256", "edges")
+        ):
+            raise ValueError(f"{record['name']} has no size and checksums")
