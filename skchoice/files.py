@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,7 +91,7 @@ def check_file(folder: Path, record: dict[str, Any], whole: bool = False) -> Non
             raise other_than_written(file, record)
 
 
-def open_recorded(folder: Path, record: dict[str, Any]) -> BinaryIO:
+def open_recorded(folder: Path, record: dict[str, Any]) -> BufferedReader:
     """Open a file that was recorded; raise StoreError where it is missing."""
     path = folder / record["name"]
     if not path.is_file():
@@ -101,7 +102,7 @@ def open_recorded(folder: Path, record: dict[str, Any]) -> BinaryIO:
     return open(os.fspath(path), "rb")
 
 
-def other_than_written(file: BinaryIO, record: dict[str, Any]) -> StoreError:
+def other_than_written(file: BufferedReader, record: dict[str, Any]) -> StoreError:
     """Return the error that says how a file differs from what was recorded."""
     return StoreError(
         f"{file.name} is not the file that was written: its sha256 is "
@@ -111,7 +112,7 @@ def other_than_written(file: BinaryIO, record: dict[str, Any]) -> StoreError:
     )
 
 
-def sha256_of(file: BinaryIO) -> str:
+def sha256_of(file: BufferedReader) -> str:
     """Return the checksum of a whole file, in hexadecimal."""
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()
@@ -133,7 +134,7 @@ def check_not_cut(mapped: np.memmap, kind: type[Exception]) -> None:
         )
 
 
-def _edges(file: BinaryIO) -> str:
+def _edges(file: BinaryIO | BufferedReader) -> str:
     file.seek(0)
     digest = hashlib.sha256(file.read(_EDGE_BYTES))
     size = os.fstat(file.fileno()).st_size

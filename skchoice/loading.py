@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +61,11 @@ def load(path: str | PathLike) -> ChoiceSAE:
     >>> bool((again.transform(X) != sae.transform(X)).nnz)
     False
     """
+    if Path(path).is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder, and load reads a file that save wrote. Folders of "
+            "other libraries are read by skchoice.io."
+        )
     arrays, document = tensorfile.read(path)
     check_kind(path, document, "model", FORMAT)
     try:

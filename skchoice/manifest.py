@@ -21,7 +21,7 @@ from skchoice.files import check_file
 
 MANIFEST = "manifest.json"
 _FORMAT = "skchoice store"
-_VERSION = 2  # 1 had no checksum of the manifest itself
+VERSION = 2  # 1 had no checksum of the manifest itself
 _NO_DIGEST = "0" * 64  # holds the place while the checksum is not known
 _DIGEST = re.compile("[0-9a-f]{64}")
 # Of each kind of store, its types and the files that every shard has.
@@ -84,10 +84,10 @@ class Manifest:
         if found.get("format") != _FORMAT:
             raise StoreError(f"{path} is not the manifest of a store.")
         version = found.get("version")
-        if type(version) is int and version > _VERSION:
+        if type(version) is int and version > VERSION:
             raise StoreError(
                 f"{path} has version {version}, and this skchoice reads versions up to "
-                f"{_VERSION}: install a newer skchoice to open it."
+                f"{VERSION}: install a newer skchoice to open it."
             )
         try:
             _check_digest(content, found)
@@ -132,7 +132,7 @@ class Manifest:
         return sealed(
             {
                 "format": _FORMAT,
-                "version": _VERSION,
+                "version": VERSION,
                 "sha256": _NO_DIGEST,
                 "kind": self.kind,
                 "shape": [self.n_rows, self.n_columns],

@@ -1,4 +1,4 @@
-"""One array in several .npy files, which are mapped and checked when they are needed."""
+"""One array in several .npy files, each mapped and checked when it is needed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -101,7 +102,7 @@ class ShardedArray(LazyArray):
             shape = (self._lengths[number], *self._row_shape)
             return _mapped(file, shape, self.dtype)
 
-    def _compare(self, number: int, file: BinaryIO) -> None:
+    def _compare(self, number: int, file: BufferedReader) -> None:
         found = os.fstat(file.fileno())
         state = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
         if self._compared.get(number) == state:
@@ -146,7 +147,7 @@ class ShardedArray(LazyArray):
         return int(np.searchsorted(self._starts, place, side="right")) - 1
 
 
-def _mapped(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
+def _mapped(file: BufferedReader, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
     """Map the array in a .npy file that was opened; it must be as stated."""
     file.seek(0)
     try:

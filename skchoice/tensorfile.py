@@ -60,6 +60,13 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     whole. On an error the new file is removed.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it to write to.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path} cannot be written, because there is no folder {path.parent}: make "
+            "it first."
+        )
     new = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
         with open(new, "xb") as file:

@@ -28,7 +28,10 @@ def activations_of(folder):
 def codes_of(folder):
     store = CodeStore(folder)
     parts = [store[:], store[65:67]]
-    arrays = [a for part in parts for a in (part.data, part.indices, part.indptr)]
+    arrays = [part.data for part in parts]
+    # With more columns, which a forger may claim, these have 64 bits.
+    arrays += [part.indices.astype(np.int64) for part in parts]
+    arrays += [part.indptr.astype(np.int64) for part in parts]
     return contents(store.configuration, store.shape, store.complete, arrays)
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import skchoice
-from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
+from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, tensorfile
 from skchoice import io as skio
 from skchoice.exceptions import FileRefusedError, InexactExportError
 
@@ -317,7 +317,8 @@ def models(X):
 def test_to_saelens(models, X_new, tmp_path):
     X32 = X_new.astype(np.float32)
     for sae in models:
-        skio.to_saelens(sae, tmp_path, model_name="gpt2", hook_name="blocks.8")
+        where = {"model_name": "gpt2", "hook_name": "blocks.8"}
+        skio.to_saelens(sae, tmp_path, **where, overwrite=True)
         config = json.loads((tmp_path / "cfg.json").read_text())
         token = isinstance(sae, TokenChoiceSAE)
         assert config.pop("metadata") == {
@@ -358,7 +359,8 @@ def test_to_dictionary_learning(models, X_new, tmp_path):
     X32 = X_new.astype(np.float32)
     kinds = ["AutoEncoderTopK", "BatchTopKSAE", "JumpReluAutoEncoder"]
     for sae, kind in zip(models, kinds, strict=True):
-        skio.to_dictionary_learning(sae, tmp_path, lm_name="gpt2", layer=8)
+        where = {"lm_name": "gpt2", "layer": 8}
+        skio.to_dictionary_learning(sae, tmp_path, **where, overwrite=True)
         trainer = json.loads((tmp_path / "config.json").read_text())["trainer"]
         assert (trainer["dict_class"], trainer["lm_name"]) == (kind, "gpt2")
         w = torch.load(tmp_path / "ae.pt", weights_only=True)
@@ -383,6 +385,60 @@ def test_to_dictionary_learning(models, X_new, tmp_path):
         again = skio.from_dictionary_learning(tmp_path)
         assert type(again) is type(sae) and again.k == 4
         assert (abs(again.transform(X32) - sae.transform(X32)) > 1e-5).nnz == 0
+
+
+@pytest.mark.parametrize(
+    "export, read",
+    [
+        (skio.to_saelens, skio.from_saelens),
+        (skio.to_dictionary_learning, skio.from_dictionary_learning),
+    ],
+)
+def test_a_model_is_replaced_only_if_asked_for(
+    models, tmp_path, export, read, monkeypatch
+):
+    one, other = models[0], models[1]
+    export(one, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match=r"already has .*overwrite=True"):
+        export(other, tmp_path)
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+    export(other, tmp_path, overwrite=True)
+    assert type(read(tmp_path)) is type(other)
+
+    # Broken off between its files, it is no model: neither the old one nor a mix.
+    written = []
+
+    def breaking(path):
+        written.append(path)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return original(path)
+
+    original = tensorfile.replacing
+    monkeypatch.setattr(tensorfile, "replacing", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        export(one, tmp_path, overwrite=True)
+    with pytest.raises(FileNotFoundError, match=r"has no c.*json: expected"):
+        read(tmp_path)
+
+
+def test_the_wrong_folder_is_told(models, tmp_path):
+    skio.to_saelens(models[0], tmp_path / "saelens")
+    skio.to_dictionary_learning(models[0], tmp_path / "dictionary")
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"no sae.safetensors: .*sparsify.*It has sae_weights.*from_saelens reads",
+    ):
+        skio.from_sparsify(tmp_path / "saelens")
+    with pytest.raises(FileNotFoundError, match=r"ae\.pt, which .*from_dictionary"):
+        skio.from_saelens(tmp_path / "dictionary")
+    for read in (skio.from_saelens, skio.from_dictionary_learning, skio.from_sparsify):
+        for wrong in ("nothing", "saelens/cfg.json"):
+            with pytest.raises(
+                FileNotFoundError, match=r"has no .*: expected a folder"
+            ):
+                read(tmp_path / wrong)
 
 
 def test_thresholds_that_nothing_passes_are_exported_as_finite(models, tmp_path):

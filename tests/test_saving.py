@@ -314,9 +314,11 @@ def test_a_failure_at_any_call_leaves_the_old_file(
 def test_missing_and_odd_paths(tmp_path, fitted):
     with pytest.raises(FileNotFoundError):
         skchoice.load(tmp_path / "none")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*none: make it first"):
         fitted.save(tmp_path / "none" / "model")
-    with pytest.raises(OSError):
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file in it"):
+        fitted.save(tmp_path)
+    with pytest.raises(IsADirectoryError, match=r"is a folder.*skchoice\.io"):
         skchoice.load(tmp_path)
     with pytest.raises(FileRefusedError, match="regular"):
         skchoice.load("/dev/null")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
 from sklearn.model_selection import GridSearchCV, ShuffleSplit, cross_val_score
 
-from skchoice import MutualChoiceSAE, files, manifest
+from skchoice import CodeStore, MutualChoiceSAE, files, manifest
 from skchoice.exceptions import StoreError
 from skchoice.lazy import LazyArray, RowView
 from skchoice.store import TOKEN, ActivationStore, StoreWriter
@@ -590,3 +591,41 @@ def test_configurations_hash_alike_in_any_order():
     one = manifest.configuration_hash({"a": 1, "b": [2]})
     assert one == manifest.configuration_hash({"b": [2], "a": 1})
     assert one != manifest.configuration_hash({"a": 1, "b": [3]})
+
+
+# ------------------------------------------------------------------- older versions
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("folder", sorted(DATA.glob("store-*")), ids=lambda f: f.name)
+def test_stores_of_every_version_load(folder):
+    store, codes = ActivationStore(folder / "activations"), CodeStore(folder / "codes")
+    for each in (store, codes):
+        each.verify()
+        assert each.complete
+    parts = [np.load(folder / f"activations/activations-0000{i}.npy") for i in (0, 1)]
+    assert_same(store, np.concatenate(parts))
+    assert_array_equal(store.tokens["token_id"], np.arange(60))
+    assert store.configuration == {"layer": 8} and store.progress == {"n": 60}
+    data, indices = (
+        np.concatenate([np.load(folder / f"codes/{name}-0000{i}.npy") for i in (0, 1)])
+        for name in ("data", "indices")
+    )
+    assert codes.shape == (60, 6)
+    assert_array_equal(codes[:].data, data)
+    assert_array_equal(codes[:].indices, indices)
+
+
+def test_there_is_a_store_of_every_version():
+    found = {folder.name for folder in DATA.glob("store-*")}
+    assert found == {f"store-{n}" for n in range(1, manifest.VERSION + 1)}
+
+
+def test_a_store_of_an_older_version_goes_on_in_the_newest(tmp_path):
+    shutil.copytree(DATA / "store-1" / "activations", tmp_path, dirs_exist_ok=True)
+    writer = StoreWriter(tmp_path, 4, configuration={"layer": 8})
+    writer.append(np.ones((2, 4)), made_up_tokens(2))
+    found = json.loads((tmp_path / "manifest.json").read_text())
+    assert found["version"] == manifest.VERSION
+    assert len(ActivationStore(tmp_path)[:]) == 62

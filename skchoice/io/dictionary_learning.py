@@ -14,19 +14,18 @@ from __future__ import annotations
 import io
 from numbers import Integral
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from skchoice import tensorfile
 from skchoice.base import ChoiceSAE
 from skchoice.estimators import FeatureChoiceSAE
 from skchoice.exceptions import FileRefusedError, InexactExportError
 from skchoice.io import foreign, imported
-from skchoice.io.exported import contiguous, weights_of, write_json
+from skchoice.io.exported import contiguous, weights_of, write_folder
 
+_FILES = ("ae.pt", "config.json")
 _LINEAR = {
     "encoder.weight": "Fd",
     "encoder.bias": "F",
@@ -55,6 +54,7 @@ def to_dictionary_learning(
     lm_name: str | None = None,
     layer: int | None = None,
     submodule_name: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write an estimator for dictionary_learning.
 
@@ -67,9 +67,13 @@ def to_dictionary_learning(
         Made if need be; ``load_dictionary(folder, device)`` reads it.
     lm_name, layer, submodule_name : optional
         Where the rows are from, for its config.json.
+    overwrite : bool, default=False
+        Whether to replace a model that is in the folder.
 
     Raises
     ------
+    FileExistsError
+        If a model is in the folder.
     InexactExportError
         If dictionary_learning would give other codes.
 
@@ -129,11 +133,8 @@ def to_dictionary_learning(
         trainer["k"] = _whole(sae._k)
     buffer = io.BytesIO()
     torch.save(contiguous(arrays), buffer)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tensorfile.replacing(folder / "ae.pt") as file:
-        file.write(buffer.getvalue())
-    write_json(folder / "config.json", {"trainer": trainer, "buffer": {}})
+    config = {"trainer": trainer, "buffer": {}}
+    write_folder(folder, _FILES, buffer.getvalue(), config, overwrite)
 
 
 def _whole(k: float) -> int:
@@ -165,6 +166,8 @@ def from_dictionary_learning(
 
     Raises
     ------
+    FileNotFoundError
+        If the folder lacks one of these files.
     FileRefusedError
         If a file is damaged, or its codes could not be the same here.
 
@@ -180,7 +183,7 @@ def from_dictionary_learning(
     ...     io.from_dictionary_learning(folder).transform(X).shape
     (1797, 64)
     """
-    path = Path(folder, "config.json")
+    file, path = foreign.files(folder, "dictionary_learning", _FILES)
     trainer = foreign.setting(path, foreign.read_json(path), "trainer")
     if not isinstance(trainer, dict):
         raise FileRefusedError(f"{path} has a trainer that is no object.")
@@ -189,7 +192,6 @@ def from_dictionary_learning(
         raise FileRefusedError(
             f"{path} says dict_class={kind!r}; {sorted(_SHAPES)} can be read."
         )
-    file = Path(folder, "ae.pt")
     found = foreign.read_pickled(file)
     arrays = foreign.tensors(file, found, _SHAPES[kind])
     provenance = {"imported_from": "dictionary_learning", "trainer": trainer}

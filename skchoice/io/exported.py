@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,32 @@ def contiguous(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    text = json.dumps(document, indent=2)
-    with tensorfile.replacing(path) as file:
-        file.write(text.encode())
+def write_folder(
+    folder: str | PathLike,
+    names: tuple[str, str],
+    weights: bytes,
+    config: dict[str, Any],
+    overwrite: bool,
+) -> None:
+    """Write a file of weights and one of JSON, each whole or not at all.
+
+    The JSON is there only where it fits the weights: readers refuse what is between.
+
+    Raises
+    ------
+    FileExistsError
+        If a model is in the folder, and is not to be replaced.
+    """
+    folder = Path(folder)
+    held = [name for name in names if (folder / name).exists()]
+    if held and not overwrite:
+        raise FileExistsError(
+            f"{folder} already has {' and '.join(held)}. Give another folder, or "
+            "overwrite=True to replace that model."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[1]).unlink(missing_ok=True)
+    with tensorfile.replacing(folder / names[0]) as file:
+        file.write(weights)
+    with tensorfile.replacing(folder / names[1]) as file:
+        file.write(json.dumps(config, indent=2).encode())

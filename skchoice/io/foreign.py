@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,34 @@ _OF_NONSENSE = (
     TypeError,
     ValueError,
 )
+
+
+# What reads the folders in which such a file lies.
+_READERS = {
+    "sae_weights.safetensors": "skchoice.io.from_saelens",
+    "ae.pt": "skchoice.io.from_dictionary_learning",
+    "sae.safetensors": "skchoice.io.from_sparsify",
+    "manifest.json": "skchoice.ActivationStore or CodeStore",
+}
+
+
+def files(folder: str | PathLike, library: str, names: Sequence[str]) -> list[Path]:
+    """Return the files of a model that a library wrote into a folder."""
+    missing = [name for name in names if not Path(folder, name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} has no {' and no '.join(missing)}: expected a folder that "
+            f"{library} wrote.{hint(folder)}"
+        )
+    return [Path(folder, name) for name in names]
+
+
+def hint(folder: str | PathLike) -> str:
+    """Return what reads a folder, as a sentence, if one knows it by its files."""
+    for name, reader in _READERS.items():
+        if Path(folder, name).is_file():
+            return f" It has {name}, which {reader} reads."
+    return ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,16 +9,15 @@ Read from SAELens 6 (``saes/sae.py``, ``saes/jumprelu_sae.py``, ``saes/topk_sae.
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
 from safetensors.torch import save as safetensors_bytes
 
-from skchoice import tensorfile
 from skchoice.base import ChoiceSAE
 from skchoice.exceptions import FileRefusedError
 from skchoice.io import foreign, imported
-from skchoice.io.exported import contiguous, weights_of, write_json
+from skchoice.io.exported import contiguous, weights_of, write_folder
 
+_FILES = ("sae_weights.safetensors", "cfg.json")
 _SHAPES = {"W_enc": "dF", "b_enc": "F", "W_dec": "Fd", "b_dec": "d"}
 # The oldest version whose files need no migration when SAELens reads them.
 _VERSION = "6.0.0"
@@ -30,6 +29,7 @@ def to_saelens(
     *,
     model_name: str | None = None,
     hook_name: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write an estimator for SAELens.
 
@@ -43,9 +43,13 @@ def to_saelens(
     model_name, hook_name : str, optional
         Where the rows are from, as SAELens names it: ``"gpt2"``,
         ``"blocks.8.hook_resid_pre"``.
+    overwrite : bool, default=False
+        Whether to replace a model that is in the folder.
 
     Raises
     ------
+    FileExistsError
+        If a model is in the folder.
     InexactExportError
         If SAELens would give other codes.
 
@@ -93,11 +97,8 @@ def to_saelens(
         config["rescale_acts_by_decoder_norm"] = False
     else:
         arrays["threshold"] = weights.thresholds
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tensorfile.replacing(folder / "sae_weights.safetensors") as file:
-        file.write(safetensors_bytes(contiguous(arrays)))
-    write_json(folder / "cfg.json", config)
+    packed = safetensors_bytes(contiguous(arrays))
+    write_folder(folder, _FILES, packed, config, overwrite)
 
 
 def from_saelens(folder: str | PathLike, *, k: float | None = None) -> ChoiceSAE:
@@ -119,6 +120,8 @@ def from_saelens(folder: str | PathLike, *, k: float | None = None) -> ChoiceSAE
 
     Raises
     ------
+    FileNotFoundError
+        If the folder lacks one of these files.
     FileRefusedError
         If a file is damaged, or its codes could not be the same here.
 
@@ -134,7 +137,7 @@ def from_saelens(folder: str | PathLike, *, k: float | None = None) -> ChoiceSAE
     ...     io.from_saelens(folder).transform(X).shape
     (1797, 64)
     """
-    path = Path(folder, "cfg.json")
+    file, path = foreign.files(folder, "SAELens", _FILES)
     config = foreign.read_json(path)
     architecture = foreign.setting(path, config, "architecture")
     if architecture not in ("jumprelu", "topk"):
@@ -151,7 +154,6 @@ def from_saelens(folder: str | PathLike, *, k: float | None = None) -> ChoiceSAE
     if not isinstance(centred, bool):
         raise FileRefusedError(f"{path} says apply_b_dec_to_input={centred!r}.")
 
-    file = Path(folder, "sae_weights.safetensors")
     shapes = _SHAPES | ({"threshold": "F"} if architecture == "jumprelu" else {})
     arrays = foreign.tensors(file, foreign.read_safetensors(file), shapes)
     n_features, n_columns = arrays["W_dec"].shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
 from skchoice.base import ChoiceSAE
 from skchoice.exceptions import FileRefusedError
@@ -28,6 +27,8 @@ def from_sparsify(folder: str | PathLike) -> ChoiceSAE:
 
     Raises
     ------
+    FileNotFoundError
+        If the folder lacks one of these files.
     FileRefusedError
         If a file is damaged, or its codes could not be the same here.
 
@@ -52,7 +53,7 @@ def from_sparsify(folder: str | PathLike) -> ChoiceSAE:
     >>> sae.transform([[2.0, 1.0, 0.0]]).toarray()
     array([[2., 0., 0., 0.]])
     """
-    path = Path(folder, "cfg.json")
+    file, path = foreign.files(folder, "sparsify", ("sae.safetensors", "cfg.json"))
     config = foreign.read_json(path)
     if config.get("activation", "topk") != "topk":
         foreign.require(path, config, "activation", "topk")
@@ -62,7 +63,6 @@ def from_sparsify(folder: str | PathLike) -> ChoiceSAE:
                 f"{path} says {name}={config[name]!r}; only plain autoencoders, which "
                 "reconstruct their own input, can be read."
             )
-    file = Path(folder, "sae.safetensors")
     arrays = foreign.tensors(file, foreign.read_safetensors(file), _SHAPES)
     n_features, n_columns = arrays["W_dec"].shape
     if config.get("d_in", n_columns) != n_columns:
