@@ -21,9 +21,10 @@ from tqdm.auto import tqdm
 from skchoice import diagnosis, provenance
 from skchoice.batches import shuffled_batches
 from skchoice.calibration import Calibration
-from skchoice.checkpoints import Checkpoints, Progress, identity_of
+from skchoice.checkpoints import Checkpoints, Progress
 from skchoice.firing import FiringTracker
 from skchoice.fitted import FittedSAE
+from skchoice.identity import identity_of
 from skchoice.inference import token_chunks
 from skchoice.inputs import Rows
 from skchoice.model import EncoderAffinities, random_parameters

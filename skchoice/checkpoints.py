@@ -23,19 +23,15 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
 
 from skchoice import tensorfile, tree
 from skchoice.exceptions import CheckpointWarning, FileRefusedError
+from skchoice.identity import differences
 from skchoice.saving import CLASSES, check_state, versions
 from skchoice.training import Tally, TrainingState
 
 FORMAT = 1
 _CLASSES = CLASSES | {"Tally": Tally}
-# Parameters that do not change what is learned, and the one that gives the seed.
-_NO_MATTER = frozenset(
-    "checkpoint_dir checkpoint_interval random_state sparse_output verbose".split()
-)
 _KEPT = 2  # the newest, and one more in case that the disk has spoilt it
 # "auto": a minute, or as long as makes writing one hundredth of the time.
 _SECONDS = 60.0
@@ -52,41 +48,6 @@ class Progress:
     tally: Tally = field(default_factory=Tally)
 
 
-def identity_of(
-    estimator: BaseEstimator,
-    provenance: dict[str, Any],
-    seed: int,
-    start: TrainingState | None,
-) -> dict[str, Any]:
-    """Return what decides the result of a fit, as JSON.
-
-    Parameters
-    ----------
-    estimator : estimator
-    provenance : dict
-        Of the rows.
-    seed : int
-        Drawn from ``random_state``; left out where that is None, so that the next fit
-        goes on with the seed of the one that was stopped.
-    start : TrainingState or None
-        What a warm start goes on from.
-    """
-    arrays: dict[str, NDArray] = {}
-    parameters = {
-        name: tree.encode(value, name, arrays, {})
-        for name, value in estimator.get_params(deep=False).items()
-        if name not in _NO_MATTER
-    }
-    data = ("n_rows", "n_columns", "dtype", "sha256")
-    return {
-        "estimator": type(estimator).__name__,
-        "parameters": parameters | {name: _hash(arrays[name]) for name in arrays},
-        "data": {name: provenance[name] for name in data},
-        "seed": None if estimator.random_state is None else seed,
-        "start": None if start is None else _hash_of_state(start),
-    }
-
-
 class Checkpoints:
     """The checkpoints of one fit: a context, locked for its time.
 
@@ -97,7 +58,7 @@ class Checkpoints:
     interval : float or "auto"
         Seconds between checkpoints.
     identity : dict
-        As :func:`identity_of` returns it.
+        As :func:`skchoice.identity.identity_of` returns it.
     """
 
     def __init__(self, folder: Any, interval: Any, identity: dict[str, Any]):
@@ -183,7 +144,7 @@ class Checkpoints:
         elif written_by != versions():
             reason = f"it was written by {written_by}, and this is {versions()}"
         elif document.get("identity") != self._identity:
-            reason = "it is of another fit: " + _differences(
+            reason = "it is of another fit: " + differences(
                 document.get("identity"), self._identity
             )
         else:
@@ -290,37 +251,6 @@ def _decode(document: dict[str, Any], arrays: dict[str, NDArray]) -> Progress:
     if progress.step < 1 or not isinstance(progress.tally, Tally):
         raise ValueError(f"step {progress.step}")
     return progress
-
-
-def _hash(array: NDArray) -> str:
-    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _hash_of_state(state: TrainingState) -> str:
-    arrays: dict[str, NDArray] = {}
-    document = tree.encode(state, "state", arrays, _CLASSES)
-    hashes = {name: _hash(array) for name, array in arrays.items()}
-    return hashlib.sha256(json.dumps([document, hashes]).encode()).hexdigest()
-
-
-def _differences(found: Any, wanted: dict[str, Any]) -> str:
-    """Name the entries in which two identities differ."""
-    if not isinstance(found, dict):
-        return "it does not say of which"
-    other = []
-    for name, value in wanted.items():
-        theirs = found.get(name)
-        if isinstance(value, dict) and isinstance(theirs, dict):
-            other += [
-                f"{key} was {theirs.get(key)!r} and is {value.get(key)!r}"
-                for key in sorted(value.keys() | theirs.keys())
-                if value.get(key) != theirs.get(key)
-            ]
-        elif theirs != value:
-            other.append(f"{name} was {theirs!r} and is {value!r}")
-    return "; ".join(other)
 
 
 def _warn(message: str) -> None:
