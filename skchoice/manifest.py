@@ -108,7 +108,7 @@ class Manifest:
         n_rows, n_columns = found["shape"]
         names = ("kind", "dtype", "configuration", "progress", "complete", "shards")
         manifest = cls(n_columns=n_columns, **{name: found[name] for name in names})
-        if type(n_columns) is not int or n_columns < 1:
+        if type(n_columns) is not int or not 1 <= n_columns < 2**31:
             raise ValueError(f"it has {n_columns!r} columns")
         if manifest.dtype not in _DTYPES[manifest.kind]:
             raise ValueError(f"its dtype is {manifest.dtype!r}")
