@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,11 @@ from skchoice.files import PARTIAL, check_file, write_atomically
 MANIFEST = "manifest.json"
 _FORMAT = "skchoice store"
 _VERSION = 1
+_DTYPES = ("float16", "float32", "float64")
+# What each shard of a kind must have.
+_ARRAYS = {"activations": {"activations"}, "codes": {"data", "indices", "ends"}}
+_COUNTS = {"activations": ("rows",), "codes": ("rows", "matches")}
+_RECORD = {"name": str, "bytes": int, "sha256": str, "edges": str}
 
 
 @dataclass
@@ -71,21 +76,63 @@ class Manifest:
             )
         try:
             found = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"{path} is not JSON: {error}. Restore it.") from error
         if not isinstance(found, dict) or found.get("format") != _FORMAT:
             raise StoreError(f"{path} is not the manifest of a store.")
-        if found["version"] > _VERSION:
+        version = found.get("version")
+        if isinstance(version, int) and version > _VERSION:
             raise StoreError(
-                f"{path} has version {found['version']}, and this skchoice reads "
+                f"{path} has version {version}, and this skchoice reads "
                 f"versions up to {_VERSION}: install a newer skchoice to open it."
             )
-        if found["kind"] != kind:
+        if found.get("kind") != kind:
             raise StoreError(
-                f"{str(folder)!r} is a store of {found['kind']}, not of {kind}."
+                f"{str(folder)!r} is a store of {found.get('kind')}, not of {kind}."
             )
+        try:
+            return cls._checked(found)
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            raise StoreError(
+                f"{path} is not as it was written ({type(error).__name__}: {error}). "
+                "Restore it from a copy."
+            ) from error
+
+    @classmethod
+    def _checked(cls, found: dict[str, Any]) -> Self:
+        """Return a manifest all of whose parts agree; raise where they do not."""
         names = ("kind", "dtype", "configuration", "progress", "complete", "shards")
-        return cls(n_columns=found["shape"][1], **{name: found[name] for name in names})
+        manifest = cls(
+            n_columns=found["shape"][1], **{name: found[name] for name in names}
+        )
+        if manifest.dtype not in _DTYPES:
+            raise ValueError(f"its dtype is {manifest.dtype!r}")
+        if not isinstance(manifest.progress, dict) or manifest.complete not in (0, 1):
+            raise ValueError("its progress is no progress")
+        for number, shard in enumerate(manifest.shards):
+            names = shard["files"].keys()
+            if not names >= _ARRAYS[manifest.kind]:
+                raise ValueError(f"shard {number} has the files {sorted(names)}")
+            if names != manifest.shards[0]["files"].keys():
+                raise ValueError(f"shard {number} has other files than the first")
+            if any(not isinstance(shard[key], int) for key in _COUNTS[manifest.kind]):
+                raise ValueError(f"shard {number} has no number of rows")
+            if shard["rows"] < 1:
+                raise ValueError(f"shard {number} has {shard['rows']} rows")
+            for record in shard["files"].values():
+                if any(not isinstance(record[key], _RECORD[key]) for key in _RECORD):
+                    raise ValueError(f"a file of shard {number} is {record}")
+                if Path(record["name"]).name != record["name"]:
+                    raise ValueError(f"{record['name']!r} is not in the folder")
+        # What is written twice, rows and the hash of the configuration, must agree.
+        again = json.loads(manifest.to_json())
+        for name in {**again, **found}:
+            if again.get(name) != found.get(name):
+                raise ValueError(
+                    f"its {name} is {found.get(name)!r}, and by the rest of it "
+                    f"{again.get(name)!r}"
+                )
+        return manifest
 
     def to_json(self) -> bytes:
         """Return the manifest as it is written."""
@@ -126,7 +173,7 @@ class ShardWriter:
     ----------
     folder : Path
         Made if it is not there. A store in it is continued if it was written by the
-        same configuration, and is else left alone.
+        same configuration, and is else left alone, unless it has no rows yet.
     empty : Manifest
         Of the store before the first append.
 
@@ -140,17 +187,29 @@ class ShardWriter:
         self.folder = folder
         # As it will be read: tuples become lists, for one.
         empty.configuration = json.loads(json.dumps(empty.configuration))
+        self.manifest, self._written = empty, b""
         if (folder / MANIFEST).exists():
-            self.manifest = Manifest.read(folder, empty.kind)
-            _check_same(folder, self.manifest, empty)
+            found = Manifest.read(folder, empty.kind)
+            if found.shards:
+                _check_same(folder, found, empty)
+                self.manifest = found
             self.manifest.check_files(folder)
             self._written = (folder / MANIFEST).read_bytes()
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.manifest, self._written = empty, b""
-            self._save()
+        if not self.manifest.shards:
+            self._begin()
         for partial in folder.glob(f"*{PARTIAL}"):
             partial.unlink()  # of a write that was broken off
+
+    def _begin(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._save(self.manifest)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: no store can be begun in {str(self.folder)!r}. "
+                "Give a folder that can be written to",
+            ) from error
 
     def append(
         self,
@@ -179,11 +238,13 @@ class ShardWriter:
                 for name, array in arrays.items()
             }
             shard = {"rows": n_rows, **more, "files": files, "progress": {**progress}}
-            self.manifest.shards.append(shard)
-            self.manifest.progress, self.manifest.complete = {**progress}, False
-            self._save()
+            shards = [*self.manifest.shards, shard]
+            self._save(
+                replace(
+                    self.manifest, shards=shards, progress={**progress}, complete=False
+                )
+            )
         except OSError as error:
-            del self.manifest.shards[number:]
             raise OSError(
                 error.errno,
                 f"{error.strerror}, while shard {number} was written. The "
@@ -195,21 +256,21 @@ class ShardWriter:
         """Give up the shards after the first ``n_shards``."""
         shards = self.manifest.shards[:n_shards]
         if len(shards) < len(self.manifest.shards):
-            self.manifest.shards = shards
-            self.manifest.progress = shards[-1]["progress"] if shards else {}
-            self.manifest.complete = False
-            self._save()
+            progress = shards[-1]["progress"] if shards else {}
+            self._save(
+                replace(self.manifest, shards=shards, progress=progress, complete=False)
+            )
 
     def finish(self, progress: Mapping[str, Any]) -> None:
         """Note that no more rows will come."""
-        self.manifest.progress, self.manifest.complete = {**progress}, True
-        self._save()
+        self._save(replace(self.manifest, progress={**progress}, complete=True))
 
-    def _save(self) -> None:
+    def _save(self, manifest: Manifest) -> None:
+        """Write a manifest; it is that of the store once it is safe on disk."""
         self._check_unchanged()
-        content = self.manifest.to_json()
+        content = manifest.to_json()
         write_atomically(self.folder / MANIFEST, lambda file: file.write(content))
-        self._written = content
+        self.manifest, self._written = manifest, content
 
     def _check_unchanged(self) -> None:
         path = self.folder / MANIFEST
