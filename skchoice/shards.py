@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skchoice.exceptions import StoreError
-from skchoice.files import PARTIAL, check_file, write_atomically
+from skchoice.files import PARTIAL, check_file, locked, write_atomically
 
 MANIFEST = "manifest.json"
 _FORMAT = "skchoice store"
@@ -188,6 +188,11 @@ class ShardWriter:
         # As it will be read: tuples become lists, for one.
         empty.configuration = json.loads(json.dumps(empty.configuration))
         self.manifest, self._written = empty, b""
+        self._make_folder()
+        with locked(folder):
+            self._open(folder, empty)
+
+    def _open(self, folder: Path, empty: Manifest) -> None:
         if (folder / MANIFEST).exists():
             found = Manifest.read(folder, empty.kind)
             if found.shards:
@@ -196,14 +201,13 @@ class ShardWriter:
             self.manifest.check_files(folder)
             self._written = (folder / MANIFEST).read_bytes()
         if not self.manifest.shards:
-            self._begin()
+            self._save(empty)
         for partial in folder.glob(f"*{PARTIAL}"):
             partial.unlink()  # of a write that was broken off
 
-    def _begin(self) -> None:
+    def _make_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._save(self.manifest)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -230,6 +234,16 @@ class ShardWriter:
         **more
             Noted with the shard, in JSON's types.
         """
+        with locked(self.folder):
+            self._append(arrays, n_rows, progress, more)
+
+    def _append(
+        self,
+        arrays: Mapping[str, NDArray],
+        n_rows: int,
+        progress: Mapping[str, Any],
+        more: Mapping[str, Any],
+    ) -> None:
         self._check_unchanged()  # before another's files are written over
         number = len(self.manifest.shards)
         try:
@@ -257,13 +271,16 @@ class ShardWriter:
         shards = self.manifest.shards[:n_shards]
         if len(shards) < len(self.manifest.shards):
             progress = shards[-1]["progress"] if shards else {}
-            self._save(
-                replace(self.manifest, shards=shards, progress=progress, complete=False)
+            fewer = replace(
+                self.manifest, shards=shards, progress=progress, complete=False
             )
+            with locked(self.folder):
+                self._save(fewer)
 
     def finish(self, progress: Mapping[str, Any]) -> None:
         """Note that no more rows will come."""
-        self._save(replace(self.manifest, progress={**progress}, complete=True))
+        with locked(self.folder):
+            self._save(replace(self.manifest, progress={**progress}, complete=True))
 
     def _save(self, manifest: Manifest) -> None:
         """Write a manifest; it is that of the store once it is safe on disk."""

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -608,6 +609,39 @@ def test_two_writers_do_not_mix(folder):
     store = ActivationStore(folder)
     store.verify()
     assert_same(store, np.concatenate([VALUES, VALUES]))
+
+
+def write_again_and_again(folder, n_shards, told):
+    rows = np.full((500, 16), 7)
+    while True:
+        try:
+            writer = StoreWriter(folder, 16)
+            while writer.n_shards < n_shards:
+                writer.append(rows)
+            return
+        except StoreError as error:
+            told.put(str(error))
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="no locks here")
+def test_two_processes_at_once_damage_nothing(tmp_path):
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+    writers = [
+        context.Process(target=write_again_and_again, args=(tmp_path, 60, told))
+        for _ in range(2)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(100)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    while not told.empty():
+        assert "another process" in told.get()
+    store = ActivationStore(tmp_path)
+    store.verify()
+    assert store.shape == (60 * 500, 16) and (np.asarray(store) == 7).all()
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_configurations_hash_alike_in_any_order():
