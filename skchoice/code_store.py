@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from skchoice.arguments import check_integer
 from skchoice.exceptions import StoreError
 from skchoice.lazy import ShardedArray
-from skchoice.shards import Manifest, ShardWriter
+from skchoice.manifest import Manifest
+from skchoice.shards import ShardWriter
 
 if TYPE_CHECKING:
     from skchoice.fitted import FittedSAE

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from skchoice.arguments import check_choice, check_integer, check_number
 from skchoice.lazy import RowView, ShardedArray
-from skchoice.shards import Manifest, ShardWriter
+from skchoice.manifest import Manifest
+from skchoice.shards import ShardWriter
 
 __all__ = ["TOKEN", "ActivationStore", "StoreWriter"]
 

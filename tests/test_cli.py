@@ -258,6 +258,9 @@ def test_report_without_a_folder(fitted, store, tmp_path, capsys):
     out = str(tmp_path / "none" / "page.html")
     assert main(["report", str(tmp_path / "sae"), str(store), "--out", out]) == 1
     assert "skchoice report: There is no folder" in capsys.readouterr().err
+    out = str(tmp_path)
+    assert main(["report", str(tmp_path / "sae"), str(store), "--out", out]) == 1
+    assert "is a folder: give the name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["extract", "fit", "encode", "evaluate", "report"])

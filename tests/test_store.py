@@ -18,9 +18,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
 from sklearn.model_selection import GridSearchCV, ShuffleSplit, cross_val_score
 
-from skchoice import MutualChoiceSAE, files, shards
+from skchoice import MutualChoiceSAE, files
 from skchoice.exceptions import StoreError
 from skchoice.lazy import LazyArray, RowView
+from skchoice.manifest import configuration_hash
 from skchoice.store import TOKEN, ActivationStore, StoreWriter
 
 LENGTHS = (5, 1, 9, 4, 11)
@@ -645,9 +646,9 @@ def test_two_processes_at_once_damage_nothing(tmp_path):
 
 
 def test_configurations_hash_alike_in_any_order():
-    one = shards.configuration_hash({"a": 1, "b": [2]})
-    assert one == shards.configuration_hash({"b": [2], "a": 1})
-    assert one != shards.configuration_hash({"a": 1, "b": [3]})
+    one = configuration_hash({"a": 1, "b": [2]})
+    assert one == configuration_hash({"b": [2], "a": 1})
+    assert one != configuration_hash({"a": 1, "b": [3]})
 
 
 def drop(*path):

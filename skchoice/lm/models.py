@@ -111,6 +111,7 @@ def load_model(
     --------
     >>> from skchoice.lm import load_model
     >>> model, tokenizer = load_model("gpt2")  # doctest: +SKIP
+    >>> model, tokenizer = load_model("packaged")  # doctest: +SKIP
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
