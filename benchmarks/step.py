@@ -92,10 +92,15 @@ def check_exact(state: TrainingState, x: torch.Tensor, rule: Rule) -> None:
 
 
 def measure(
-    name: str, X: np.ndarray, n_features: int, k: int, batch_size: int, blocks: int
+    name: str,
+    X: np.ndarray,
+    n_features: int,
+    k: int,
+    batch_size: int,
+    blocks: int,
+    warm_steps: int = 40,
 ) -> dict:
     """Measure one arm at one size."""
-    warm_steps = 40
     step, state, batches = prepare(name, X, n_features, k, batch_size, warm_steps)
     for _ in range(2 * warm_steps):
         rule = step()
