@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -175,6 +174,7 @@ def our_quality(
         for part in in_batches(held, size.batch_size)
     ]
     return {
+        "steps": sae.history_[-1]["step"],
         "fvu": 1.0 - sae.score(held),
         "l0": codes.nnz / len(held),
         "fvu_at_k": metrics.fvu(held, np.concatenate(parts)),
@@ -220,18 +220,19 @@ def measure_quality(
     order = np.random.default_rng(0).permutation(len(X))
     n_held = len(X) // 8 // size.batch_size * size.batch_size or size.batch_size
     held, train = X[order[:n_held]], X[order[n_held:]]
-    # fit sets a tenth aside for its thresholds: all take as many steps as it does.
-    n_steps = math.ceil(max_iter * (len(train) - len(train) // 10) / size.batch_size)
-    tokens = {"steps": n_steps, "tokens": n_steps * size.batch_size}
     for of in OUR_RULES[rule]:
         for variant, aux in AUXILIARY.items():
             found = our_quality(of, aux, train, held, size, max_iter)
-            record = identity("skchoice", of, variant) | tokens | found
+            n_steps = found["steps"]
+            tokens = {"tokens": n_steps * size.batch_size}
+            record = identity("skchoice", of, variant) | found | tokens
             show(record)
             write([record])
+    # fit sets some rows aside for its thresholds: peers take as many steps as it did.
+    size = size._replace(n_steps=n_steps)
     for entry in entries:
-        found = peer_quality(entry, train, held, size._replace(n_steps=n_steps))
-        record = identity(entry.package, entry.rule, entry.variant) | tokens | found
+        found = {"steps": n_steps} | peer_quality(entry, train, held, size)
+        record = identity(entry.package, entry.rule, entry.variant) | found | tokens
         show(record)
         write([record])
 

@@ -39,17 +39,24 @@ def rows(tmp_path_factory):
 
 
 TOY = {
-    "step": "--activations {rows} --features 64 --k 4 --batch-size 64 --blocks 2",
+    "step": "--activations {rows} --features 64 --k 4 --batch-size 64 --blocks 2 "
+    "--rules mutual",
     "transform": "--activations {rows} --features 64 --k 4 --rows 128 --blocks 2",
     "fit": "--activations {rows} --features 64 --k 4 --batch-size 64 --max-iter 1 "
-    "--repetitions 1",
+    "--repetitions 1 --rules feature",
     "scaling": "--rows 700 --sizes 64,16,64,4 --blocks 1 --rules mutual",
     "grid_search": "--activations {rows} --features 64 --max-iter 1 --repetitions 1 "
     "--rules token",
 }
 
 
-@pytest.mark.parametrize("name", TOY)
+# Starting the processes of a search takes longer than all others together.
+SLOW = {"grid_search": [pytest.mark.soak]}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=SLOW.get(name, [])) for name in TOY]
+)
 def test_times(script, rows, tmp_path, name, capsys):
     out = tmp_path / "out.json"
     script(name, *TOY[name].format(rows=rows).split(), "--out", out)
@@ -63,10 +70,11 @@ def test_times(script, rows, tmp_path, name, capsys):
 SIZE = "--features 64 --k 4 --batch-size 64 --blocks 2 --max-iter 1 --peers torch"
 
 
-def test_peers(script, rows, tmp_path, capsys):
+def test_peers(script, rows, tmp_path, monkeypatch, capsys):
     """The arm in plain torch needs nothing installed; the others have its form."""
     out = tmp_path / "peers.json"
     arguments = ["--activations", rows, *SIZE.split(), "--out", out]
+    monkeypatch.setattr(importlib.import_module("peers"), "OUR_STEPS", 12)
     script("peers", "time", *arguments)
     module = script("peers", "quality", *arguments)
     document = json.loads(out.read_text())
@@ -97,6 +105,7 @@ def test_gate_refuses_another_rule(script, rows, monkeypatch, capsys):
         return torch.zeros_like(affinities).scatter(1, places, values), values.min()
 
     monkeypatch.setattr(dense.Dense, "_kept", by_row)
+    monkeypatch.setattr(importlib.import_module("peers"), "OUR_STEPS", 12)
     with pytest.raises(AssertionError, match="computes something else"):
         script("peers", "time", "--activations", rows, *SIZE.split())
 
