@@ -132,7 +132,7 @@ def _fit(options: argparse.Namespace) -> None:
         options.n_features,
         options.k,
         max_iter=options.max_iter,
-        batch_size=options.batch_size,
+        batch_size="auto" if options.batch_size is None else options.batch_size,
         learning_rate=options.learning_rate,
         device=options.device,
         random_state=options.seed,
@@ -330,12 +330,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--n-features", type=int, help="size of the dictionary (8 times the columns)")
     add("--k", type=int, default=32, help="matches per token (32)")
     add("--max-iter", type=int, default=10, help="passes over the store (10)")
-    add("--batch-size", type=int, default=4096, help="rows of a training step (4096)")
+    add("--batch-size", type=int, help="rows of a training step (more for longer runs)")
     add(
         "--learning-rate",
         type=_rate,
         default="auto",
-        help="of Adam (auto: by the size of the dictionary)",
+        help="of Adam (auto: by the width of the rows)",
     )
     add(
         "--checkpoints",
