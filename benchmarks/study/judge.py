@@ -34,7 +34,7 @@ def judge(sae, train: NDArray, held_out: NDArray) -> dict:
         features that have not fired yet are looked for in all of them.
     held_out : array of shape (n_rows, n_columns)
     """
-    some = train[:: max(1, len(train) // 20_000)]
+    some = train[:: max(1, len(train) // 10_000)]
     shipped, codes = codes_at_k(sae, held_out)
     x_hat = sae.inverse_transform(codes)
     of_train = codes_at_k(sae, some)[1]
