@@ -26,7 +26,7 @@ from study.rows import Rows, load
 
 import skchoice
 
-OUT = Path(__file__).parent / "results" / "quality.json"
+OUT = Path(__file__).parent / "results" / "study" / "quality.json"
 
 
 def main() -> None:

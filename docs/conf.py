@@ -10,6 +10,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import render_results  # noqa: E402
+import render_study  # noqa: E402
 
 project = "skchoice"
 author = "the skchoice developers"
@@ -36,7 +37,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"(quickstart|gpt2_layer8)\.py",
+    "ignore_pattern": r"(quickstart|gpt2_layer8|reproduce_paper)\.py",
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "remove_config_comments": True,
@@ -55,3 +56,6 @@ html_show_sphinx = False
 warnings.filterwarnings("ignore", module="tqdm")
 
 render_results.write(HERE.parent / "benchmarks" / "results", HERE / "_generated")
+render_study.write(
+    HERE.parent / "benchmarks" / "results" / "study", HERE / "_generated"
+)

@@ -206,8 +206,10 @@ class FeatureChoiceSAE(ChoiceSAE):
     affinities to it, and the caps ``m_j`` sum to ``round(k * n_tokens)`` (Ayonrinde
     2024, arXiv 2411.02124, section 3.2). Since every feature has a share of the
     matches, none dies. Training begins with Mutual Choice, which shows how often each
-    feature wants to fire; its densities rank the features for the caps. At inference
-    one threshold for each feature, calibrated to its cap, decides for each row alone.
+    feature wants to fire; its densities rank the features for the caps. From then on
+    the ranks follow what the features want, told by their cuts: the largest affinity
+    that a cap keeps from matching (:mod:`skchoice.demand`). At inference one threshold
+    for each feature, calibrated to its cap, decides for each row alone.
 
     Parameters
     ----------
@@ -215,8 +217,8 @@ class FeatureChoiceSAE(ChoiceSAE):
     caps : {"zipf", "uniform", "learned"} or array of shape (n_features,), \
 default="zipf"
         Expected matches per token of each feature, the *densities*. ``"zipf"``: the
-        rank ``r`` by density under Mutual Choice gets ``(r + offset) ** -exponent``, up
-        to scale. ``"learned"``: the densities under Mutual Choice themselves, floored.
+        rank ``r`` by wanted density gets ``(r + offset) ** -exponent``, up to scale.
+        ``"learned"``: the wanted densities themselves, floored.
         ``"uniform"``: ``k / n_features`` each. An array: these, each in [0, 1] and
         together ``k``.
     zipf_exponent, zipf_offset : float, default=None
@@ -225,8 +227,8 @@ default="zipf"
         With 1 every feature may match in every batch, as in the paper. Needs
         ``k * batch_size >= n_features``.
     mutual_fraction : float in [0, 1], default=0.5
-        Share of the training steps that come first, under Mutual Choice. With 0 the
-        ranks of Zipf caps are those of the feature indices.
+        Share of the training steps that come first, under Mutual Choice. With 0 Zipf
+        caps begin with the feature indices as ranks, learned ones equal.
     {parameters}
 
     Attributes

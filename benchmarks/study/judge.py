@@ -18,8 +18,6 @@ from skchoice import TokenChoiceSAE, metrics
 
 # Thresholds are lowered by this factor to see what a lower one would let through.
 _LOWERED = 0.7
-# Matches that the rarest feature is expected to have in the rows it is looked for in.
-_EXPECTED = 20
 _ROWS = 8192
 
 
@@ -94,21 +92,18 @@ def only(codes: sp.csr_matrix, kept: NDArray) -> sp.csr_matrix:
 def silent(sae, codes: sp.csr_matrix, train: NDArray) -> dict:
     """Count the features without a nonzero code in N rows, and say what N was.
 
-    N is the held-out rows, and as many training rows as make it that the rarest
-    feature is expected to fire twenty times, or all of them. Of the training rows only
-    the features silent until then are computed; under Token Choice, where a feature
-    cannot be computed by itself, N is the held-out rows.
+    N is all rows there are, those held out and those to train on: a feature may be of a
+    topic that no document held out is about. Of the training rows only the features
+    silent until then are computed. Under Token Choice, where a feature cannot be
+    computed by itself, N is the held-out rows.
     """
     dead, n_rows = metrics.dead_features(codes), codes.shape[0]
     if isinstance(sae, TokenChoiceSAE):
         return {"dead": int(dead.sum()), "dead_rows": n_rows}
-    wanted = len(train) + n_rows
-    if hasattr(sae, "caps_") and sae.caps_.min() > 0:
-        wanted = min(wanted, int(np.ceil(_EXPECTED / sae.caps_.min())))
     which = np.flatnonzero(dead)
     weights, bias = sae.encoder_weights_[which], sae.encoder_bias_[which]
     gates = np.maximum(sae.thresholds_[which], 0)
-    for start in range(0, wanted - codes.shape[0], _ROWS):
+    for start in range(0, len(train), _ROWS):
         if not dead.any():
             break
         x = np.float32(train[start : start + _ROWS]) - sae.decoder_bias_
@@ -116,8 +111,7 @@ def silent(sae, codes: sp.csr_matrix, train: NDArray) -> dict:
             x /= np.linalg.norm(x, axis=1, keepdims=True)
         fired = (x @ weights.T + bias > gates).any(0)
         dead[which[fired]] = False
-        n_rows += len(x)
-    return {"dead": int(dead.sum()), "dead_rows": n_rows if which.size else wanted}
+    return {"dead": int(dead.sum()), "dead_rows": n_rows + len(train)}
 
 
 def zipf(density: NDArray) -> dict:
