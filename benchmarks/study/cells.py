@@ -20,7 +20,7 @@ ESTIMATORS = {
 ALL_SEEDS, SOME_SEEDS = range(5), range(3)
 # Learning rates tried for Token Choice with the first seed, and the best of them.
 TOKEN_RATES = {
-    "lm": (1.25e-3, 2.5e-3, 3.5e-3, 5e-3),
+    "lm": (1.25e-3, 1.8e-3, 2.5e-3, 3.5e-3, 5e-3),
     "minilm": (1.5e-3, 3e-3, 6e-3),
     "digits": (3.75e-3, 7.5e-3, 1.5e-2),
 }
