@@ -12,6 +12,7 @@ sys.path.insert(0, str(HERE))
 
 import render_peers  # noqa: E402
 import render_results  # noqa: E402
+import render_study  # noqa: E402
 
 project = "skchoice"
 author = "the skchoice developers"
@@ -38,7 +39,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"(quickstart|gpt2_layer8)\.py",
+    "ignore_pattern": r"(quickstart|gpt2_layer8|reproduce_paper)\.py",
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "remove_config_comments": True,
@@ -60,4 +61,7 @@ render_results.write(HERE.parent / "benchmarks" / "results", HERE / "_generated"
 render_peers.plot(
     json.loads(render_peers.RESULTS.read_text(encoding="utf-8"))["results"],
     HERE / "_generated" / "peers.png",
+)
+render_study.write(
+    HERE.parent / "benchmarks" / "results" / "study", HERE / "_generated"
 )

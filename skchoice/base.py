@@ -447,7 +447,8 @@ class ChoiceSAE(FittedSAE):
         state = copy.deepcopy(state).to(rows.device)
         if state.tracker.k != self.k:
             state.tracker.k = self.k
-            state.caps, state.allocator = None, WarmAllocator()
+            state.caps, state.demand = None, None
+            state.allocator = WarmAllocator()
         return state
 
     def _restored_state(self, rows: Rows, seed: int) -> TrainingState:

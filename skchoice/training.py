@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skchoice.caps import CapSampler
+from skchoice.demand import Demand
 from skchoice.firing import FiringTracker
 from skchoice.gradients import MatchGradients
 from skchoice.losses import reconstruction_loss
@@ -71,6 +72,7 @@ class TrainingState:
     rng: np.random.Generator
     allocator: WarmAllocator = field(default_factory=WarmAllocator)
     caps: CapSampler | None = None  # set once Feature Choice has begun
+    demand: Demand | None = None  # where the caps follow what features want
     zipf_fit: ZipfFit | None = None  # of the densities from before
     underused: Tensor | None = None  # indices, ascending
     history: list[dict] = field(default_factory=list)
@@ -78,6 +80,7 @@ class TrainingState:
     def begin_feature_choice(self, density: NDArray) -> None:
         """Turn to Feature Choice with these expected matches per token."""
         self.caps = CapSampler(density, self.rng)
+        self.demand = Demand(self.tracker)
         self.allocator = WarmAllocator()
 
     def restandardise(self, new: Standardisation) -> None:
@@ -103,6 +106,7 @@ class TrainingState:
             parameters=parameters,
             optimizer=self.optimizer.to(parameters.arrays()),
             tracker=self.tracker.to(device),
+            demand=None if self.demand is None else self.demand.to(device),
             standardisation=self.standardisation.to(device),
             allocator=WarmAllocator(),
             underused=None if self.underused is None else self.underused.to(device),
@@ -186,7 +190,10 @@ def train_step(
     parameters = state.parameters
     tokens = encoder_input(x, parameters)
     affinities = EncoderAffinities(parameters, tokens, len(x))
-    matches, caps = state.allocator(affinities, rule)[:2]
+    seen = state.allocator(affinities, rule)
+    matches, caps = seen.matches, seen.caps
+    if state.demand is not None:
+        state.demand.update(caps, seen.cuts, len(x))
 
     codes = tokens.to_codes(matches)
     error = decode(codes, parameters).sub_(x)
