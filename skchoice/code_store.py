@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
+from skchoice.arguments import check_integer
 from skchoice.exceptions import StoreError
 from skchoice.manifest import Manifest
 from skchoice.sharded import ShardedArray
@@ -105,23 +108,30 @@ class CodeStore:
         start, stop, _ = rows.indices(len(self))
         stop = max(start, stop)
         first = int(self._ends[start - 1]) if start else 0
-        pointers = np.concatenate([[first], self._ends[start:stop]]) - first
-        matches = slice(first, first + int(pointers[-1]))
+        ends = np.concatenate([[first], self._ends[start:stop]])
+        matches = slice(first, int(ends[-1]))
+        indices = self._indices[matches]
+        in_order = 0 <= first and (ends[:-1] <= ends[1:]).all()
+        if not in_order or ends[-1] > len(self._data) or not self._holds(indices):
+            raise StoreError(
+                f"codes {start} to {stop} in {str(self.folder)!r} are damaged: they "
+                f"name others than its {self.shape[1]} features, or end outside of "
+                "its matches. Restore the folder from a copy."
+            )
+        pointers = ends - first
         # scipy wants both index arrays of one kind, the narrow one where it fits.
         kind = np.int32 if pointers[-1] < 2**31 else np.int64
         arrays = (
             np.array(self._data[matches]),
-            self._indices[matches].astype(kind),
+            indices.astype(kind),
             pointers.astype(kind),
         )
-        try:
-            codes = sp.csr_matrix(arrays, shape=(stop - start, self.shape[1]))
-            codes.check_format()  # that the indices are inside
-        except ValueError as error:
-            raise StoreError(
-                f"{str(self.folder)!r} holds no codes: {error}."
-            ) from error
-        return codes
+        return sp.csr_matrix(arrays, shape=(stop - start, self.shape[1]))
+
+    def _holds(self, features: NDArray) -> bool:
+        return (
+            not len(features) or 0 <= features.min() <= features.max() < self.shape[1]
+        )
 
     def chunks(self, n_rows: int = 1 << 16) -> Iterator[sp.csr_matrix]:
         """Yield all rows in order, a piece at a time.
@@ -136,6 +146,7 @@ class CodeStore:
         codes : CSR matrix of shape (n_rows, n_features)
             In memory.
         """
+        check_integer("n_rows", n_rows, 1)
         for start in range(0, len(self), n_rows):
             yield self[start : start + n_rows]
 
@@ -183,6 +194,8 @@ def encode_store(
 
     Raises
     ------
+    ValueError
+        If the rows are not as wide as those of the fit; nothing is written then.
     StoreError
         If the codes in the folder are of another model or of other rows.
 
@@ -198,6 +211,15 @@ def encode_store(
     ...     bool((CodeStore(folder)[:] != sae.transform(X)).nnz)
     False
     """
+    check_is_fitted(sae)
+    check_integer("shard_rows", shard_rows, 1)
+    if not isinstance(getattr(store, "dtype", None), np.dtype):
+        store = np.asarray(store)
+    if len(store.shape) != 2 or store.shape[1] != sae.n_features_in_:
+        raise ValueError(
+            f"the rows must be of shape (n_rows, {sae.n_features_in_}), as those that "
+            f"the model was fitted to, got {tuple(store.shape)}."
+        )
     dtype = "float64" if store.dtype == np.float64 else "float32"
     configuration = {
         "model": {"class": type(sae).__name__, "sha256": _model_hash(sae)},

@@ -15,10 +15,13 @@ from skchoice.calibration import Calibration, calibrate_features, calibrate_mutu
 from skchoice.docs import shared_docs
 from skchoice.inference import TopKEncoder
 from skchoice.inputs import Rows
-from skchoice.metrics import zipf_fit
+from skchoice.metrics import ZipfFit, zipf_fit
 from skchoice.model import EncoderAffinities, Parameters
 from skchoice.rules import FeatureChoice, MutualChoice, Rule, TokenChoice
 from skchoice.training import TrainingState
+
+# Caps follow what the features want after this many steps.
+_REFRESH = 8
 
 
 @shared_docs
@@ -68,11 +71,11 @@ class TokenChoiceSAE(ChoiceSAE):
         aux_k=None,
         dead_after=None,
         importance="absolute",
-        batch_size=4096,
+        batch_size="auto",
         max_iter=10,
         learning_rate="auto",
         warmup_fraction=0.05,
-        decay_fraction=0.2,
+        decay_fraction=0.5,
         n_calibration=None,
         sparse_output=True,
         device="auto",
@@ -203,8 +206,10 @@ class FeatureChoiceSAE(ChoiceSAE):
     affinities to it, and the caps ``m_j`` sum to ``round(k * n_tokens)`` (Ayonrinde
     2024, arXiv 2411.02124, section 3.2). Since every feature has a share of the
     matches, none dies. Training begins with Mutual Choice, which shows how often each
-    feature wants to fire; its densities rank the features for the caps. At inference
-    one threshold for each feature, calibrated to its cap, decides for each row alone.
+    feature wants to fire; its densities rank the features for the caps. From then on
+    the ranks follow what the features want, told by their cuts: the largest affinity
+    that a cap keeps from matching (:mod:`skchoice.demand`). At inference one threshold
+    for each feature, calibrated to its cap, decides for each row alone.
 
     Parameters
     ----------
@@ -212,8 +217,8 @@ class FeatureChoiceSAE(ChoiceSAE):
     caps : {"zipf", "uniform", "learned"} or array of shape (n_features,), \
 default="zipf"
         Expected matches per token of each feature, the *densities*. ``"zipf"``: the
-        rank ``r`` by density under Mutual Choice gets ``(r + offset) ** -exponent``, up
-        to scale. ``"learned"``: the densities under Mutual Choice themselves, floored.
+        rank ``r`` by wanted density gets ``(r + offset) ** -exponent``, up to scale.
+        ``"learned"``: the wanted densities themselves, floored.
         ``"uniform"``: ``k / n_features`` each. An array: these, each in [0, 1] and
         together ``k``.
     zipf_exponent, zipf_offset : float, default=None
@@ -222,8 +227,8 @@ default="zipf"
         With 1 every feature may match in every batch, as in the paper. Needs
         ``k * batch_size >= n_features``.
     mutual_fraction : float in [0, 1], default=0.5
-        Share of the training steps that come first, under Mutual Choice. With 0 the
-        ranks of Zipf caps are those of the feature indices.
+        Share of the training steps that come first, under Mutual Choice. With 0 Zipf
+        caps begin with the feature indices as ranks, learned ones equal.
     {parameters}
 
     Attributes
@@ -275,11 +280,11 @@ default="zipf"
         aux_k=None,
         dead_after=None,
         importance="relative",
-        batch_size=4096,
+        batch_size="auto",
         max_iter=10,
         learning_rate="auto",
         warmup_fraction=0.05,
-        decay_fraction=0.2,
+        decay_fraction=0.5,
         n_calibration=None,
         sparse_output=True,
         device="auto",
@@ -317,10 +322,9 @@ default="zipf"
         self.min_cap = min_cap
         self.mutual_fraction = mutual_fraction
 
-    def _check_parameters(self, rows: Rows, n_train: int) -> None:
-        super()._check_parameters(rows, n_train)
+    def _check_parameters(self, rows: Rows, batch_size: int) -> None:
+        super()._check_parameters(rows, batch_size)
         n_features = self._n_features(rows.shape[1])
-        batch_size = min(self.batch_size, n_train)
         if not isinstance(self.caps, str):
             self._check_caps(np.asarray(self.caps), n_features)
             if self.min_cap and np.min(self.caps) * batch_size < 1:
@@ -366,31 +370,36 @@ default="zipf"
             )
             if mutual:
                 return MutualChoice(self.k)
-            state.begin_feature_choice(self._profile(state, n_tokens))
+            measured = state.tracker.density().cpu().numpy()
+            if measured.any():
+                state.zipf_fit = zipf_fit(measured)
+            profile = self._profile(measured, state.zipf_fit, n_tokens)
+            state.begin_feature_choice(profile)
+        elif state.optimizer.step % _REFRESH == 0:
+            wanted = state.demand.density.cpu().numpy()
+            profile = self._profile(wanted, state.zipf_fit, n_tokens)
+            state.caps.density = profile
         return FeatureChoice(torch.from_numpy(state.caps.draw(n_tokens)))
 
-    def _profile(self, state: TrainingState, n_tokens: int) -> np.ndarray:
-        """Return the densities at which Feature Choice begins."""
-        n_features = state.parameters.n_features
-        measured = state.tracker.density().cpu().numpy()
-        known = measured.any()
+    def _profile(
+        self, wanted: np.ndarray, fit: ZipfFit | None, n_tokens: int
+    ) -> np.ndarray:
+        """Return the caps, as densities, for the densities that features want."""
+        n_features, known = len(wanted), wanted.any()
         if not isinstance(self.caps, str):
             return np.asarray(self.caps, dtype=np.float64)
         if self.caps == "uniform" or (self.caps == "learned" and not known):
             profile = caps.uniform_density(n_features, self.k)
         elif self.caps == "learned":
-            profile = caps.learned_density(measured, self.k)
+            profile = caps.learned_density(wanted, self.k)
         else:
-            fit = zipf_fit(measured) if known else None
             exponent, offset = self.zipf_exponent, self.zipf_offset
             if exponent is None:
                 exponent = fit.exponent if fit else 1.0
             if offset is None:
                 offset = fit.offset if fit else 0.0
             ranked = caps.zipf_density(n_features, self.k, exponent, offset)
-            profile = caps.by_rank(ranked, measured)
-        if known:
-            state.zipf_fit = zipf_fit(measured)
+            profile = caps.by_rank(ranked, wanted)
         if self.min_cap:
             profile = caps.fill_to(profile, self.k, lower=1.0 / n_tokens)
         return profile

@@ -131,6 +131,12 @@ class RowView(LazyArray):
         self.shape = (len(places), *source.shape[1:])
         self.dtype = source.dtype
 
+    @property
+    def tokens(self) -> RowView | None:
+        """Where in the text each row is from, if the source knows."""
+        known = getattr(self._source, "tokens", None)
+        return None if known is None else RowView(known, self._places)
+
     def __repr__(self) -> str:
         return f"RowView(shape={self.shape}, dtype={self.dtype}) of {self._source!r}"
 

@@ -25,7 +25,7 @@ VERSION = 2  # 1 had no checksum of the manifest itself
 _NO_DIGEST = "0" * 64  # holds the place while the checksum is not known
 _DIGEST = re.compile("[0-9a-f]{64}")
 # Of each kind of store, its types and the files that every shard has.
-_DTYPES = {"activations": ("float16", "float32"), "codes": ("float32", "float64")}
+DTYPES = {"activations": ("float16", "float32"), "codes": ("float32", "float64")}
 _FILES = {"activations": {"activations"}, "codes": {"data", "indices", "ends"}}
 # What looking at a manifest raises where something of another type stands.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -95,8 +95,8 @@ class Manifest:
                 return cls._checked(found)
         except _MALFORMED as error:
             raise StoreError(
-                f"{path} is damaged: {type(error).__name__}: {str(error)[:200]}. "
-                "Restore it from a copy."
+                f"{path} is not as it was written ({type(error).__name__}: "
+                f"{str(error)[:200]}). Restore it from a copy."
             ) from error
         raise StoreError(
             f"{str(folder)!r} is a store of {found['kind']}, not of {kind}."
@@ -110,7 +110,7 @@ class Manifest:
         manifest = cls(n_columns=n_columns, **{name: found[name] for name in names})
         if type(n_columns) is not int or not 1 <= n_columns < 2**31:
             raise ValueError(f"it has {n_columns!r} columns")
-        if manifest.dtype not in _DTYPES[manifest.kind]:
+        if manifest.dtype not in DTYPES[manifest.kind]:
             raise ValueError(f"its dtype is {manifest.dtype!r}")
         if type(manifest.complete) is not bool or not all(
             type(each) is dict for each in (manifest.configuration, manifest.progress)

@@ -26,6 +26,7 @@ from sklearn.base import BaseEstimator
 
 from skchoice import tensorfile, tree
 from skchoice.caps import CapSampler
+from skchoice.demand import Demand
 from skchoice.firing import FiringTracker
 from skchoice.metrics import ZipfFit
 from skchoice.model import Parameters
@@ -42,6 +43,7 @@ CLASSES: dict[str, type] = {
     for cls in (
         Adam,
         CapSampler,
+        Demand,
         FiringTracker,
         Parameters,
         Reservoir,
@@ -221,5 +223,8 @@ def check_state(state: Any, n_features: int, n_columns: int) -> None:
         _check_array("the caps", state.caps.density, (n_features,), [np.float64])
         if not np.array_equal(np.sort(state.caps.order), np.arange(n_features)):
             raise ValueError("the order of the caps is no permutation")
+    if state.demand is not None:
+        wanted = state.demand.density
+        _check_tensor("the demand", wanted, (n_features,), torch.float64)
     if not isinstance(state.rng, np.random.Generator):
         raise ValueError("the training state has no random generator")

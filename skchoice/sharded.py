@@ -155,7 +155,9 @@ def _mapped(file: BufferedReader, shape: tuple[int, ...], dtype: np.dtype) -> np
             raise ValueError("it is of another version of the format")
         header = np.lib.format.read_array_header_1_0(file, _LONGEST_HEADER)
         if header != (shape, False, dtype):
-            raise ValueError(f"it holds {header}, not {(shape, False, dtype)}")
+            raise ValueError(
+                f"it holds {header}, and the manifest says {(shape, False, dtype)}"
+            )
         nbytes = math.prod(shape) * dtype.itemsize
         if file.tell() + nbytes != os.fstat(file.fileno()).st_size:
             raise ValueError("it has another size than its array")

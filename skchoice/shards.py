@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skchoice.exceptions import StoreError
-from skchoice.files import PARTIAL, write_atomically
+from skchoice.files import PARTIAL, locked, write_atomically
 from skchoice.manifest import MANIFEST, Manifest
 
 
@@ -28,7 +29,7 @@ class ShardWriter:
     ----------
     folder : Path
         Made if it is not there. A store in it is continued if it was written by the
-        same configuration, and is else left alone.
+        same configuration, and is else left alone, unless it has no rows yet.
     empty : Manifest
         Of the store before the first append.
 
@@ -42,17 +43,33 @@ class ShardWriter:
         self.folder = folder
         # As it will be read: tuples become lists, for one.
         empty.configuration = json.loads(json.dumps(empty.configuration))
+        self.manifest, self._written = empty, b""
+        self._make_folder()
+        with locked(folder):
+            self._open(folder, empty)
+
+    def _open(self, folder: Path, empty: Manifest) -> None:
         if (folder / MANIFEST).exists():
-            self.manifest = Manifest.read(folder, empty.kind)
-            _check_same(folder, self.manifest, empty)
+            found = Manifest.read(folder, empty.kind)
+            if found.shards:
+                _check_same(folder, found, empty)
+                self.manifest = found
             self.manifest.check_files(folder)
             self._written = (folder / MANIFEST).read_bytes()
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.manifest, self._written = empty, b""
-            self._save()
+        if not self.manifest.shards:
+            self._save(empty)
         for partial in folder.glob(f"*{PARTIAL}"):
             partial.unlink()  # of a write that was broken off
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: no store can be begun in {str(self.folder)!r}. "
+                "Give a folder that can be written to",
+            ) from error
 
     def append(
         self,
@@ -73,6 +90,16 @@ class ShardWriter:
         **more
             Noted with the shard, in JSON's types.
         """
+        with locked(self.folder):
+            self._append(arrays, n_rows, progress, more)
+
+    def _append(
+        self,
+        arrays: Mapping[str, NDArray],
+        n_rows: int,
+        progress: Mapping[str, Any],
+        more: Mapping[str, Any],
+    ) -> None:
         self._check_unchanged()  # before another's files are written over
         number = len(self.manifest.shards)
         try:
@@ -81,11 +108,13 @@ class ShardWriter:
                 for name, array in arrays.items()
             }
             shard = {"rows": n_rows, **more, "files": files, "progress": {**progress}}
-            self.manifest.shards.append(shard)
-            self.manifest.progress, self.manifest.complete = {**progress}, False
-            self._save()
+            shards = [*self.manifest.shards, shard]
+            self._save(
+                replace(
+                    self.manifest, shards=shards, progress={**progress}, complete=False
+                )
+            )
         except OSError as error:
-            del self.manifest.shards[number:]
             raise OSError(
                 error.errno,
                 f"{error.strerror}, while shard {number} was written. The "
@@ -97,21 +126,24 @@ class ShardWriter:
         """Give up the shards after the first ``n_shards``."""
         shards = self.manifest.shards[:n_shards]
         if len(shards) < len(self.manifest.shards):
-            self.manifest.shards = shards
-            self.manifest.progress = shards[-1]["progress"] if shards else {}
-            self.manifest.complete = False
-            self._save()
+            progress = shards[-1]["progress"] if shards else {}
+            fewer = replace(
+                self.manifest, shards=shards, progress=progress, complete=False
+            )
+            with locked(self.folder):
+                self._save(fewer)
 
     def finish(self, progress: Mapping[str, Any]) -> None:
         """Note that no more rows will come."""
-        self.manifest.progress, self.manifest.complete = {**progress}, True
-        self._save()
+        with locked(self.folder):
+            self._save(replace(self.manifest, progress={**progress}, complete=True))
 
-    def _save(self) -> None:
+    def _save(self, manifest: Manifest) -> None:
+        """Write a manifest; it is that of the store once it is safe on disk."""
         self._check_unchanged()
-        content = self.manifest.to_json()
+        content = manifest.to_json()
         write_atomically(self.folder / MANIFEST, lambda file: file.write(content))
-        self._written = content
+        self.manifest, self._written = manifest, content
 
     def _check_unchanged(self) -> None:
         path = self.folder / MANIFEST
@@ -120,6 +152,41 @@ class ShardWriter:
                 f"{path} was changed by someone else: is another process writing to "
                 "this store? Run again when it has ended."
             )
+
+
+def as_stored(rows: NDArray, dtype: str, first_row: int = 0) -> NDArray:
+    """Return rows in the dtype of a store, none of their numbers bent.
+
+    Parameters
+    ----------
+    rows : array of shape (n_rows, n_columns)
+    dtype : {"float16", "float32"}
+    first_row : int, default=0
+        Number of the first row, for the message.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite or not real, or would become infinite.
+    """
+    if rows.dtype.kind not in "biuf":
+        raise ValueError(f"rows must be real numbers, got dtype {rows.dtype}.")
+    with np.errstate(over="ignore"):
+        stored = rows.astype(dtype, copy=False)
+    bad = ~np.isfinite(stored).all(axis=1)
+    if bad.any():
+        place = int(np.argmax(bad))
+        if not np.isfinite(rows[place]).all():
+            raise ValueError(
+                f"row {first_row + place} holds a number that is not finite: the model "
+                "itself gave it. Leave such rows out, or load the model in float32."
+            )
+        raise ValueError(
+            f"row {first_row + place} holds {np.abs(rows[place]).max():.4g}, and "
+            f"{dtype} ends at {np.finfo(dtype).max:.4g}: store the rows with "
+            'dtype="float32".'
+        )
+    return stored
 
 
 def _write_array(path: Path, array: NDArray) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skchoice.arguments import check_choice, check_integer, check_number
 from skchoice.lazy import RowView
-from skchoice.manifest import Manifest
+from skchoice.manifest import DTYPES, Manifest
 from skchoice.sharded import ShardedArray
-from skchoice.shards import ShardWriter
+from skchoice.shards import ShardWriter, as_stored
 
 __all__ = ["TOKEN", "ActivationStore", "StoreWriter"]
 
 _KIND = "activations"
-_DTYPES = ("float16", "float32")
 _NORM_ROWS = 4096
 # Where in the text a row is from.
 TOKEN = np.dtype([("token_id", "<i4"), ("document", "<i8"), ("position", "<i4")])
@@ -121,13 +121,15 @@ class ActivationStore(ShardedArray):
         Parameters
         ----------
         ratio : float, default=10.0
-            Of a row's norm to the median of all rows.
+            Of a row's norm to the median of all rows; at least 1.
 
         Returns
         -------
         rows : RowView
-            The other rows. All rows are read once, for their norms.
+            The other rows, with their ``tokens``. All rows are read once, for their
+            norms.
         """
+        check_number("ratio", ratio, 1)
         norms = np.empty(len(self), np.float32)
         for start in range(0, len(self), _NORM_ROWS):
             part = slice(start, start + _NORM_ROWS)
@@ -156,7 +158,7 @@ class StoreWriter:
     ----------
     folder : str or Path
         Made if it is not there. A store in it that the same configuration wrote is
-        continued.
+        continued; one without rows yet is begun anew.
     n_columns : int
         Of every row.
     dtype : {"float16", "float32"}, default="float16"
@@ -204,8 +206,8 @@ class StoreWriter:
         dtype: str = "float16",
         configuration: Mapping[str, Any] | None = None,
     ):
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype must be one of {_DTYPES}, got {dtype!r}.")
+        check_choice("dtype", dtype, DTYPES[_KIND])
+        check_integer("n_columns", n_columns, 1)
         empty = Manifest(_KIND, dtype, n_columns, dict(configuration or {}))
         self._shards = ShardWriter(Path(folder), empty)
 
@@ -263,6 +265,7 @@ class StoreWriter:
             )
         arrays = {"activations": as_stored(rows, manifest.dtype, manifest.n_rows)}
         if tokens is not None:
+            tokens = np.asarray(tokens)
             if tokens.shape != (len(rows),) or tokens.dtype != TOKEN:
                 raise ValueError(
                     f"tokens must be of shape ({len(rows)},) and dtype TOKEN, got "
@@ -281,6 +284,7 @@ class StoreWriter:
         n_shards : int
             So many are kept.
         """
+        check_integer("n_shards", n_shards, 0, self.n_shards)
         self._shards.keep(n_shards)
 
     def finish(self, progress: Mapping[str, Any] | None = None) -> None:
@@ -292,36 +296,3 @@ class StoreWriter:
             The last one. None leaves that of the last append.
         """
         self._shards.finish(self.progress if progress is None else progress)
-
-
-def as_stored(rows: NDArray, dtype: str, first_row: int = 0) -> NDArray:
-    """Return rows in the dtype of a store, none of their numbers bent.
-
-    Parameters
-    ----------
-    rows : array of shape (n_rows, n_columns)
-    dtype : {"float16", "float32"}
-    first_row : int, default=0
-        Number of the first row, for the message.
-
-    Raises
-    ------
-    ValueError
-        If a number is not finite, or would become infinite.
-    """
-    with np.errstate(over="ignore"):
-        stored = rows.astype(dtype, copy=False)
-    bad = ~np.isfinite(stored).all(axis=1)
-    if bad.any():
-        place = int(np.argmax(bad))
-        if not np.isfinite(rows[place]).all():
-            raise ValueError(
-                f"row {first_row + place} holds a number that is not finite: the model "
-                "itself gave it. Leave such rows out, or load the model in float32."
-            )
-        raise ValueError(
-            f"row {first_row + place} holds {np.abs(rows[place]).max():.4g}, and "
-            f"{dtype} ends at {np.finfo(dtype).max:.4g}: store the rows with "
-            'dtype="float32".'
-        )
-    return stored

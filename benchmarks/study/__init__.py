@@ -1,0 +1,1 @@
+"""The study of quality: its data, its cells, how a fit is judged, other experiments."""

@@ -1,0 +1,92 @@
+"""
+How many features do the data support?
+======================================
+
+More features reconstruct better, so the error alone never says stop. The description
+length does: the bits per image that it takes to say which features fire, with what
+values, and what they leave to be corrected
+(`Ayonrinde, Pearce and Sharkey 2024 <https://arxiv.org/abs/2410.11179>`_).
+"""
+
+# %%
+# A scorer for a search
+# ---------------------
+#
+# A scorer is a function of a fitted estimator and held-out rows. Pixels are whole
+# numbers from 0 to 16, so a precision of one grey level describes them.
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import GridSearchCV
+
+from skchoice import MutualChoiceSAE, metrics
+
+
+def described(estimator, X, y=None):
+    """Return the parts of the description, negative: the larger, the better."""
+    codes = estimator.transform(X)
+    X_hat = estimator.inverse_transform(codes)
+    bits = metrics.description_length(X, X_hat, codes, precision=1.0)
+    return {
+        "total": -bits.total,
+        "features": -bits.features,
+        "values": -bits.values,
+        "error": -bits.error,
+    }
+
+
+# %%
+# The search
+# ----------
+#
+# ``n_features`` and ``k`` together: with more to choose from, an image may need fewer.
+
+X = load_digits().data
+sizes = [16, 32, 64, 128, 256, 512]
+sae = MutualChoiceSAE(batch_size=64, max_iter=30, learning_rate=3e-3, random_state=0)
+search = GridSearchCV(
+    sae,
+    {"n_features": sizes, "k": [4, 8, 12]},
+    scoring=described,
+    refit="total",
+    cv=2,
+).fit(X)
+print(search.best_params_, f"{-search.best_score_:.1f} bits per image")
+
+# %%
+# What the bits are spent on
+# --------------------------
+#
+# At the best ``k``: naming features costs more as there are more of them, and past
+# some number they no longer make the error that much cheaper.
+
+found = search.cv_results_
+best = found["param_k"].data == search.best_params_["k"]
+figure, (left, right) = plt.subplots(ncols=2, figsize=(9.5, 3.8), layout="constrained")
+bottom = np.zeros(len(sizes))
+for part in ("error", "values", "features"):
+    bits = -found[f"mean_test_{part}"][best]
+    left.bar([str(size) for size in sizes], bits, bottom=bottom, label=part)
+    bottom += bits
+left.set(xlabel="Features", ylabel="Bits per image")
+left.legend(frameon=False)
+for k in (4, 8, 12):
+    total = -found["mean_test_total"][found["param_k"].data == k]
+    right.plot(sizes, total, marker="o", label=f"k = {k}")
+right.set(xscale="log", xlabel="Features", ylabel="Bits per image in all")
+right.legend(frameon=False)
+
+# %%
+# The features that were chosen
+# -----------------------------
+
+chosen = search.best_estimator_
+order = chosen.feature_density_.argsort()[::-1][:48]
+figure, axes = plt.subplots(4, 12, figsize=(9, 3.2), layout="constrained")
+for ax in axes.flat:
+    ax.axis("off")
+for ax, feature in zip(axes.flat, order, strict=False):
+    image = chosen.components_[feature].reshape(8, 8)
+    ax.imshow(image, cmap="RdBu_r", vmin=-0.5, vmax=0.5)
+plt.show()

@@ -1,0 +1,107 @@
+"""How the study judges a fit, and what it makes of figures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, metrics
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from study import claims, tables
+from study.judge import codes_at_k, judge
+
+X = load_digits().data.astype(np.float32)
+TRAIN, NEW = X[:1400], X[1400:]
+
+
+@pytest.fixture(
+    params=[
+        (FeatureChoiceSAE, "relative"),
+        (MutualChoiceSAE, "absolute"),
+        (MutualChoiceSAE, "relative"),
+        (TokenChoiceSAE, "absolute"),
+    ],
+    ids=lambda one: f"{one[0].__name__}-{one[1]}",
+    scope="module",
+)
+def sae(request):
+    choice, importance = request.param
+    return choice(
+        64, 6, importance=importance, batch_size=200, max_iter=10, random_state=0
+    ).fit(TRAIN)
+
+
+def test_shipped_codes_are_those_of_transform(sae):
+    shipped, codes = codes_at_k(sae, NEW)
+    expected = sae.transform(NEW)
+    assert abs(shipped - expected).max() < 1e-5
+    assert metrics.l0(codes) == pytest.approx(6, abs=0.02)
+
+
+def test_at_equal_l0_all_thresholds_have_one_factor(sae):
+    if isinstance(sae, TokenChoiceSAE):
+        pytest.skip("has none")
+    codes = codes_at_k(sae, NEW)[1]
+    x = NEW - sae.decoder_bias_
+    relative = sae.importance == "relative"
+    sizes = np.linalg.norm(x, axis=1) if relative else np.ones(len(x))
+    acts = x / sizes[:, None] @ sae.encoder_weights_.T + sae.encoder_bias_
+    margins = np.where(acts > 0, acts, 0) / sae.thresholds_
+    kept = np.sort(margins[codes.toarray() > 0]), margins[codes.toarray() == 0]
+    assert kept[0][0] >= kept[1].max() * (1 - 1e-5)
+
+
+def test_silent_features_are_looked_for_in_all_rows(sae):
+    found = judge(sae, TRAIN, NEW)
+    rows = NEW if isinstance(sae, TokenChoiceSAE) else np.concatenate([NEW, TRAIN])
+    silent = sae.transform(rows).getnnz(0) == 0
+    assert (found["dead"], found["dead_rows"]) == (silent.sum(), len(rows))
+    assert 0 < found["fvu"] < 1
+    assert found["l0_std"] > 0 or isinstance(sae, TokenChoiceSAE)
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ([-0.02, -0.03, -0.01], "confirmed"),
+        ([0.02, 0.03, 0.01], "refuted"),
+        ([-0.02, 0.03, -0.01], "undecided"),
+        ([-0.02], "undecided (one seed)"),
+    ],
+)
+def test_a_difference_is_one_if_it_is_larger_than_its_error(differences, expected):
+    assert claims.verdict(differences) == expected
+
+
+def cell(group, data, label, seed, fvu):
+    return {"group": group, "data": data, "label": label, "seed": seed, "fvu": fvu}
+
+
+def test_the_baseline_is_the_best_learning_rate_and_seeds_are_paired():
+    results = {
+        str(number): cell("large", "lm", *one)
+        for number, one in enumerate(
+            [
+                ("token, 1", 0, 0.5),
+                ("token, 2", 0, 0.4),
+                ("token, 2", 1, 0.2),
+                ("mutual", 1, 0.1),
+                ("mutual", 0, 0.3),
+                ("mutual", 2, 9.0),
+            ]
+        )
+    }
+    assert tables.best_token(results, "large", "lm") == "token, 2"
+    text = claims.lower("mutual", None, "large", "lm")(results, {})[1]
+    assert "-37.5 ± 17.7 %, 2 seeds" in text
+    assert claims.lower("mutual", None, "wide", "lm")(results, {}) is None
+
+
+def test_claims_say_nothing_where_nothing_was_run():
+    assert [claim({}, {}) for _, claim in claims.CLAIMS] == [None] * len(claims.CLAIMS)
