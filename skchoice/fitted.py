@@ -221,6 +221,8 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Raises
         ------
         NotFittedError
+        ValueError
+            If a parameter or attribute was set to what no working model has.
         TypeError
             If a parameter or attribute is of a kind that no file can hold.
         OSError
