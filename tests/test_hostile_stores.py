@@ -251,7 +251,7 @@ def reseal(folder, change):
 @pytest.mark.parametrize("n_columns", [0, 2**31, 2**63, 10**30])
 def test_columns_that_no_index_can_name(target, n_columns):
     reseal(target.folder, lambda found: found["shape"].__setitem__(1, n_columns))
-    with pytest.raises(StoreError, match="it has [0-9]+ columns"):
+    with pytest.raises(StoreError, match=r"it has [0-9]+ columns"):
         target.read(target.folder)
 
 
