@@ -31,12 +31,8 @@ from skchoice.optimizer import Adam
 from skchoice.reservoir import Reservoir
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
-from skchoice.training import (
-    TrainingState,
-    linear_schedule,
-    standardise,
-    train,
-)
+from skchoice.schedule import auto_batch_size, auto_learning_rate, linear_schedule
+from skchoice.training import TrainingState, standardise, train
 from skchoice.warm import WarmAllocator
 
 # Rows, and numbers, looked at to find the centre and scale of X.
@@ -59,7 +55,10 @@ class ChoiceSAE(FittedSAE):
         "aux_k": [Interval(Integral, 1, None, closed="left"), None],
         "dead_after": [Interval(Integral, 1, None, closed="left"), None],
         "importance": [StrOptions({"relative", "absolute"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [
             StrOptions({"auto"}),
@@ -90,11 +89,11 @@ class ChoiceSAE(FittedSAE):
         aux_k=None,
         dead_after=None,
         importance="relative",
-        batch_size=4096,
+        batch_size="auto",
         max_iter=10,
         learning_rate="auto",
         warmup_fraction=0.05,
-        decay_fraction=0.2,
+        decay_fraction=0.5,
         n_calibration=None,
         sparse_output=True,
         device="auto",
@@ -171,9 +170,12 @@ class ChoiceSAE(FittedSAE):
         ValueError
             If X is not a finite 2-D array of real numbers, or parameters do not fit
             each other. The estimator is then as it was before.
+        DivergenceError
+            If the error ends a thousand times as large as the variance. Likewise.
         """
         rows, names = self._open(X, reset=True)
-        self._check_parameters(rows, rows.shape[0] - self._n_held(rows))
+        n_train = rows.shape[0] - self._n_held(rows)
+        self._check_parameters(rows, self._rows_per_step(rows, n_train, self.max_iter))
         seed = self._seed()
         state, n_iter = None, self.max_iter
         before = None
@@ -193,11 +195,12 @@ class ChoiceSAE(FittedSAE):
                 progress = Progress(state or self._new_state(rows, seed), seed)
             progress.state = progress.state.to(rows.device)
             train_units, held_units = self._split(rows, progress.seed)
-            batch_size = min(self.batch_size, rows.count(train_units))
-            n_steps = math.ceil(self.max_iter * rows.count(train_units) / batch_size)
+            n_train = rows.count(train_units)
+            batch_size = self._rows_per_step(rows, n_train, self.max_iter)
+            n_steps = math.ceil(self.max_iter * n_train / batch_size)
             schedule = linear_schedule(
                 n_steps,
-                self._peak_learning_rate(n_steps),
+                self._peak_learning_rate(rows),
                 self.warmup_fraction,
                 self.decay_fraction,
             )
@@ -253,9 +256,10 @@ class ChoiceSAE(FittedSAE):
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Train on the rows of X once, going on from earlier calls.
 
-        The learning rate is constant. The first call fixes the centre and scale of the
-        data, so it should get representative rows; thresholds are calibrated after
-        each call on a uniform sample of all rows seen so far.
+        The learning rate is constant. A uniform sample of all rows seen so far is
+        kept: after each call the thresholds are calibrated on it, and where it shows
+        that the first calls were far from the centre and scale of the data, training
+        goes on with its own.
 
         Parameters
         ----------
@@ -271,7 +275,8 @@ class ChoiceSAE(FittedSAE):
         """
         first = not hasattr(self, "components_")
         rows, names = self._open(X, reset=first)
-        self._check_parameters(rows, rows.shape[0])
+        batch_size = self._rows_per_step(rows, rows.shape[0], 1)
+        self._check_parameters(rows, batch_size)
         if first:
             state = self._new_state(rows, self._seed())
         else:
@@ -283,11 +288,16 @@ class ChoiceSAE(FittedSAE):
         )
         # Reads all rows, and so refuses bad ones before the model has changed.
         reservoir = reservoir.updated(rows)
+        if held is not None:
+            seen = reservoir.sample(_sample_size(rows.shape[1]), rows.device)
+            standardisation, _ = standardise(seen)
+            if standardisation.far_from(state.standardisation):
+                state.restandardise(standardisation)
         before = None if first else getattr(self, "provenance_", None)
         names["provenance_"] = provenance.describe(rows, before)
-        n_steps = math.ceil(rows.shape[0] / self.batch_size)
+        n_steps = math.ceil(rows.shape[0] / batch_size)
         batch_size = math.ceil(rows.shape[0] / n_steps)
-        rate = self._peak_learning_rate(None)
+        rate = self._peak_learning_rate(rows)
         self._train(
             Progress(state, seed),
             shuffled_batches(rows, rows.units(), batch_size, seed),
@@ -348,7 +358,7 @@ class ChoiceSAE(FittedSAE):
                 step_done,
             )
 
-    def _check_parameters(self, rows: Rows, n_train: int) -> None:
+    def _check_parameters(self, rows: Rows, batch_size: int) -> None:
         """Raise where parameters do not fit each other or the data."""
         n_features = self._n_features(rows.shape[1])
         if self.k > n_features:
@@ -356,8 +366,6 @@ class ChoiceSAE(FittedSAE):
                 f"k={self.k} must be at most n_features={n_features}: a token cannot "
                 "match more features than there are. Lower k or raise n_features."
             )
-
-        batch_size = min(self.batch_size, n_train)
         n_matches = self.k * batch_size
         if round(n_matches) == 0:
             raise ValueError(
@@ -374,23 +382,32 @@ class ChoiceSAE(FittedSAE):
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
-    def _peak_learning_rate(self, n_steps: int | None) -> float:
-        """Return the given learning rate, or one for the length of training."""
-        if self.learning_rate != "auto":
-            return float(self.learning_rate)
-        return 1e-3
+    def _rows_per_step(self, rows: Rows, n_train: int, n_passes: int) -> int:
+        """Return the given batch size, or one for the length of training."""
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            n_features = self._n_features(rows.shape[1])
+            batch_size = auto_batch_size(n_passes * n_train, n_features, self.k)
+        return min(batch_size, n_train)
+
+    def _peak_learning_rate(self, rows: Rows) -> float:
+        if self.learning_rate == "auto":
+            return auto_learning_rate(rows.shape[1])
+        return float(self.learning_rate)
 
     def _new_state(self, rows: Rows, seed: int) -> TrainingState:
         rng = np.random.default_rng([seed, 0])
         units = rows.units()
-        n_rows = min(_STANDARDISATION_ROWS, _STANDARDISATION_ENTRIES // rows.shape[1])
-        n_units = max(1, n_rows // rows.unit_rows)
+        n_units = max(1, _sample_size(rows.shape[1]) // rows.unit_rows)
         if n_units < len(units):
             units = np.sort(rng.choice(units, n_units, replace=False))
         sample = rows.gather(units)
         standardisation, outlying = standardise(sample)
         n_features = self._n_features(rows.shape[1])
         diagnosis.check_rows(rows.shape[0], n_features, sample, outlying)
+        diagnosis.check_settings(
+            self.n_calibration, self.dead_after, n_features, self.k
+        )
         parameters = random_parameters(
             n_features,
             rows.shape[1],
@@ -461,6 +478,7 @@ class ChoiceSAE(FittedSAE):
     def _finish(self, state, sample, names, n_iter, keep_state) -> None:
         """Calibrate on a sample, and only then set the fitted attributes."""
         standardisation = state.standardisation
+        diagnosis.check_convergence(state)
         affinities = EncoderAffinities(
             state.parameters,
             lambda: token_chunks(
@@ -516,6 +534,11 @@ class _Sample:
         step = self._rows.per_chunk()
         for first in range(0, len(self._units), step):
             yield self._rows.gather(self._units[first : first + step])
+
+
+def _sample_size(n_columns: int) -> int:
+    """Return how many rows to find the centre and scale from."""
+    return max(1, min(_STANDARDISATION_ROWS, _STANDARDISATION_ENTRIES // n_columns))
 
 
 def _to_numpy(array: Tensor) -> NDArray:

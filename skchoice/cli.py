@@ -108,7 +108,7 @@ def _fit(options: argparse.Namespace) -> None:
         options.n_features,
         options.k,
         max_iter=options.max_iter,
-        batch_size=options.batch_size,
+        batch_size="auto" if options.batch_size is None else options.batch_size,
         device=options.device,
         random_state=options.seed,
         verbose=not options.quiet,
@@ -282,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--n-features", type=int, help="size of the dictionary (8 times the columns)")
     add("--k", type=int, default=32, help="matches per token (32)")
     add("--max-iter", type=int, default=10, help="passes over the store (10)")
-    add("--batch-size", type=int, default=4096, help="rows of a training step (4096)")
+    add("--batch-size", type=int, help="rows of a training step (more for longer runs)")
     add("--seed", type=int, default=0, help="of initialisation and row order (0)")
     _add_machine(add)
 

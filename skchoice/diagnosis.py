@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 
@@ -12,16 +13,22 @@ from skchoice.calibration import Calibration
 from skchoice.exceptions import (
     ConstantRowsWarning,
     DictionaryCollapseWarning,
+    DivergenceError,
     DivergenceWarning,
+    FewCalibrationRowsWarning,
     FewRowsWarning,
     OutlierRowsWarning,
+    ShortWindowWarning,
     UnfilledBudgetWarning,
 )
 from skchoice.training import TrainingState
 
 _UNFILLED = 0.01  # of the budget
 _DIVERGED = 2.0  # error over variance; a short fit may end at 1
+_HOPELESS = 1000.0
 _OUTLYING = 0.25  # of the variance
+_FEW_CALIBRATION_ROWS = 100
+_SHORT_WINDOW = 20  # expected matches of the average feature
 # Directions closer than this are the same, in spaces wide enough to tell.
 _SAME_COSINE = 0.99
 _SAME_SHARE = 0.1
@@ -59,6 +66,44 @@ def check_rows(n_rows: int, n_features: int, sample: Tensor, outlying: float) ->
         )
 
 
+def check_settings(
+    n_calibration: int | None, dead_after: int | None, n_features: int, k: float
+) -> None:
+    """Warn about parameters that are allowed and seldom wise."""
+    if n_calibration and n_calibration < _FEW_CALIBRATION_ROWS:
+        _warn(
+            f"n_calibration={n_calibration} rows are too few for thresholds at which "
+            f"new rows have k={k} matches. Take {_FEW_CALIBRATION_ROWS} or more, 0 for "
+            "the training rows, or None.",
+            FewCalibrationRowsWarning,
+        )
+    if dead_after and dead_after * k < _SHORT_WINDOW * n_features:
+        wanted = math.ceil(_SHORT_WINDOW * n_features / k)
+        _warn(
+            f"dead_after={dead_after} tokens, in which the average feature expects "
+            f"{dead_after * k / n_features:.2g} matches, count features as dead that "
+            "are only rare, and the auxiliary loss then keeps them from firing. Take "
+            f"{wanted} or more, or None.",
+            ShortWindowWarning,
+        )
+
+
+def check_convergence(state: TrainingState) -> None:
+    """Raise where training has come to nothing, warn where it nearly has."""
+    fvu, rate = (state.history[-1][name] for name in ("fvu", "learning_rate"))
+    if not fvu < _HOPELESS:
+        raise DivergenceError(
+            f"Training has diverged: it ended with {fvu:.3g} times the variance of X "
+            f"as its error. Lower learning_rate, which has come to {rate:.3g}."
+        )
+    if fvu > _DIVERGED:
+        _warn(
+            f"Training ended with {fvu:.3g} times the variance of X as its error: it "
+            "has diverged. Lower learning_rate.",
+            DivergenceWarning,
+        )
+
+
 def check_fit(state: TrainingState, calibration: Calibration) -> None:
     """Warn about a fit that spent its budget badly."""
     unfilled = max(state.history[-1]["unfilled"], calibration.unfilled)
@@ -67,13 +112,6 @@ def check_fit(state: TrainingState, calibration: Calibration) -> None:
             f"{unfilled:.1%} of the budget of matches stayed unfilled: there were too "
             "few positive affinities. Lower k, or raise n_features.",
             UnfilledBudgetWarning,
-        )
-    fvu = state.history[-1]["fvu"]
-    if not fvu < _DIVERGED:
-        _warn(
-            f"Training ended with {fvu:.3g} times the variance of X as its error: it "
-            "has diverged. Lower learning_rate.",
-            DivergenceWarning,
         )
     same = _share_of_same_directions(state.parameters.decoder)
     if same > _SAME_SHARE:

@@ -31,14 +31,16 @@ importance : {"relative", "absolute"}
     row, or the affinities themselves, as in the paper. With "relative" the codes of
     ``s * (x - b)`` are ``s`` times the codes of ``x - b``. Default "relative";
     "absolute" for TokenChoiceSAE.
-batch_size : int, default=4096
-    Rows of a training step; the budget is ``round(k * batch_size)``. At most the rows
-    of X.
+batch_size : int or "auto", default="auto"
+    Rows of a training step; the budget is ``round(k * batch_size)``. "auto" takes half
+    the square root of the rows trained on, all passes together, or ``n_features / k``
+    if that is more, so that an average feature expects a match. At most the rows of X.
 max_iter : int, default=10
     Passes over X.
 learning_rate : float or "auto", default="auto"
-    Peak learning rate of Adam, for X scaled to a median row norm of 1.
-warmup_fraction, decay_fraction : float, default=0.05, 0.2
+    Peak learning rate of Adam, for X scaled to a median row norm of 1. "auto" takes
+    ``0.07 / sqrt(n_columns)``: a step turns a decoder row by about 0.07 radians.
+warmup_fraction, decay_fraction : float, default=0.05, 0.5
     Shares of the steps in which the learning rate rises from and falls to zero.
 n_calibration : int, default=None
     Rows set aside from training to calibrate the thresholds on, since features fire

@@ -71,11 +71,11 @@ class TokenChoiceSAE(ChoiceSAE):
         aux_k=None,
         dead_after=None,
         importance="absolute",
-        batch_size=4096,
+        batch_size="auto",
         max_iter=10,
         learning_rate="auto",
         warmup_fraction=0.05,
-        decay_fraction=0.2,
+        decay_fraction=0.5,
         n_calibration=None,
         sparse_output=True,
         device="auto",
@@ -280,11 +280,11 @@ default="zipf"
         aux_k=None,
         dead_after=None,
         importance="relative",
-        batch_size=4096,
+        batch_size="auto",
         max_iter=10,
         learning_rate="auto",
         warmup_fraction=0.05,
-        decay_fraction=0.2,
+        decay_fraction=0.5,
         n_calibration=None,
         sparse_output=True,
         device="auto",
@@ -322,10 +322,9 @@ default="zipf"
         self.min_cap = min_cap
         self.mutual_fraction = mutual_fraction
 
-    def _check_parameters(self, rows: Rows, n_train: int) -> None:
-        super()._check_parameters(rows, n_train)
+    def _check_parameters(self, rows: Rows, batch_size: int) -> None:
+        super()._check_parameters(rows, batch_size)
         n_features = self._n_features(rows.shape[1])
-        batch_size = min(self.batch_size, n_train)
         if not isinstance(self.caps, str):
             self._check_caps(np.asarray(self.caps), n_features)
             if self.min_cap and np.min(self.caps) * batch_size < 1:

@@ -13,6 +13,10 @@ class StoreError(ValueError):
     """A store on disk is damaged, of a newer version, or of another configuration."""
 
 
+class DivergenceError(ValueError):
+    """Training has diverged; the estimator is as it was before."""
+
+
 class SAEWarning(UserWarning):
     """Base of all warnings of this library."""
 
@@ -27,6 +31,14 @@ class ConstantRowsWarning(SAEWarning):
 
 class OutlierRowsWarning(SAEWarning):
     """A few rows of huge norm hold much of the variance."""
+
+
+class FewCalibrationRowsWarning(SAEWarning):
+    """The sample for the thresholds is too small for L0 to come out at k."""
+
+
+class ShortWindowWarning(SAEWarning):
+    """``dead_after`` is so short that healthy features count as dead."""
 
 
 class UnfilledBudgetWarning(SAEWarning):

@@ -32,8 +32,9 @@ def reconstruction_loss(x: Tensor, error: Tensor, norm_limit: float) -> Reconstr
     error : Tensor of shape (n_tokens, d)
         ``e = x_hat - x``.
     norm_limit : float
-        A token of larger norm counts as if it had this norm: its squared error has the
-        weight ``w = (norm_limit / |x|)^2``, that of the others ``w = 1``.
+        The squared error of a token of larger norm has the weight
+        ``w = (norm_limit / |x|)^3``, that of the others ``w = 1``: the further out, the
+        less it counts even relative to its own variance.
 
     Returns
     -------
@@ -42,7 +43,7 @@ def reconstruction_loss(x: Tensor, error: Tensor, norm_limit: float) -> Reconstr
         where ``x`` is constant.
     """
     squares = torch.linalg.vector_norm(x, dim=1).square()
-    weights = (norm_limit**2 / squares).clamp(max=1.0)
+    weights = (norm_limit**2 / squares).clamp(max=1.0).pow(1.5)
     errors = torch.linalg.vector_norm(error, dim=1).square()
     variance = _variance(x, squares, weights)
     scale = torch.where(variance > 0, 1.0 / variance, 0.0)

@@ -71,7 +71,7 @@ class Adam:
         )
         return rows
 
-    def forget(self, which: int, rows: Tensor) -> None:
+    def forget(self, which: int, rows: Tensor | slice) -> None:
         """Clear the moments of some rows, where they were moved by other means."""
         for moment in self.moments[which]:
             moment[rows] = 0.0

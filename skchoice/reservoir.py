@@ -52,6 +52,10 @@ class Reservoir:
             self._held[place[row]] = rest[row]
         self._n_seen += len(chunk)
 
+    def sample(self, n_rows: int, device: torch.device) -> Tensor:
+        """Return some of the held rows, at most ``n_rows``."""
+        return self._held[:n_rows].to(device)
+
     def chunks(self, device: torch.device) -> _Held:
         """Return the held rows, to be read in chunks."""
         return _Held(self._held, device)

@@ -34,7 +34,7 @@ from skchoice.warm import WarmAllocator
 
 # Rows of a weight tile: its gradient, moments and values stay near the cache.
 _TILE_ROWS = 1024
-# A row counts for the loss as if it had at most this many times the median norm.
+# Rows of more than this many times the median norm count less, the more the further.
 _NORM_LIMIT = 3.0
 _SMALLEST_SCALE = 1e-30
 
@@ -49,6 +49,12 @@ class Standardisation:
     def apply(self, x: Tensor) -> Tensor:
         """Return the float32 rows that are trained on."""
         return (x - self.centre.to(x.dtype)).mul_(1.0 / self.scale).float()
+
+    def far_from(self, other: Standardisation) -> bool:
+        """Whether the scales differ twofold, or the centres by more than the scale."""
+        apart = (self.centre - other.centre).norm().item()
+        low, high = sorted((self.scale, other.scale))
+        return high > 2.0 * low or apart > low
 
     def to(self, device: torch.device) -> Standardisation:
         """Return the same on a device."""
@@ -76,6 +82,19 @@ class TrainingState:
         self.caps = CapSampler(density, self.rng)
         self.demand = Demand(self.tracker)
         self.allocator = WarmAllocator()
+
+    def restandardise(self, new: Standardisation) -> None:
+        """Go on with another centre and scale, the decoder bias in the new centre.
+
+        Left where it was, far off, it would take Adam for ever to bring it back.
+        """
+        parameters, ratio = self.parameters, self.standardisation.scale / new.scale
+        parameters.decoder_bias.zero_()
+        self.optimizer.forget(DECODER_BIAS, slice(None))
+        if not parameters.relative:
+            parameters.encoder_bias.mul_(ratio)
+            self.optimizer.forget(ENCODER_BIAS, slice(None))
+        self.standardisation, self.allocator = new, WarmAllocator()
 
     def to(self, device: torch.device) -> TrainingState:
         """Return the state on a device; itself if it is there."""
@@ -246,29 +265,6 @@ def _record(
         "n_underused": 0 if state.underused is None else len(state.underused),
         "learning_rate": learning_rate,
     }
-
-
-def linear_schedule(
-    n_steps: int, peak: float, warmup: float, decay: float
-) -> Callable[[int], float]:
-    """Return a learning rate that rises to a peak, stays, and falls to zero.
-
-    Parameters
-    ----------
-    n_steps : int
-    peak : float
-    warmup, decay : float
-        Fractions of the steps spent rising and falling.
-    """
-    rising = math.ceil(warmup * n_steps)
-    falling = math.ceil(decay * n_steps)
-
-    def learning_rate(step: int) -> float:
-        up = (step + 1) / (rising + 1)
-        down = (n_steps - step) / (falling + 1)
-        return peak * min(1.0, up, down)
-
-    return learning_rate
 
 
 def standardise(sample: Tensor) -> tuple[Standardisation, float]:

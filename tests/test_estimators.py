@@ -24,9 +24,13 @@ from skchoice import (
 from skchoice.exceptions import (
     ConstantRowsWarning,
     DictionaryCollapseWarning,
+    DivergenceError,
+    DivergenceWarning,
+    FewCalibrationRowsWarning,
     FewRowsWarning,
     OutlierRowsWarning,
     SAEWarning,
+    ShortWindowWarning,
     UnfilledBudgetWarning,
 )
 from skchoice.firing import FiringTracker
@@ -185,6 +189,16 @@ def test_another_offset_changes_little(make, X):
     assert other.score(X + 64) == pytest.approx(one.score(X), abs=1e-4)
 
 
+def test_an_offset_a_hundred_times_the_spread_costs_nothing(Estimator):
+    X = load_digits().data
+    errors = []
+    for offset in (0.0, 1000.0):
+        sae = Estimator(128, 8, max_iter=5, random_state=0).fit(X + offset)
+        x_hat = sae.inverse_transform(sae.transform(X + offset)) - offset
+        errors.append(metrics.fvu(X, x_hat))
+    assert errors[1] == pytest.approx(errors[0], rel=1e-3)
+
+
 @pytest.mark.parametrize("scale", [0.001, 0.5, 3.0, 1e4])
 def test_relative_codes_scale_with_the_centred_rows(make, X, X_new, scale):
     sae = make(importance="relative", max_iter=10).fit(X)
@@ -303,7 +317,7 @@ def test_dead_features_are_those_silent_for_a_window(make, X, monkeypatch):
 
     monkeypatch.setattr(FiringTracker, "update", noting)
     # Three batches of 100 rows make up the window; nothing revives.
-    sae = make(dead_after=250, aux=None, n_features=400).fit(X)
+    sae = make(dead_after=250, aux=None, n_features=400, learning_rate=1e-3).fit(X)
     silent = sum(counts[-3:]) == 0
     assert 0 < silent.sum() < 400
     assert_array_equal(sae.dead_features_, silent)
@@ -390,7 +404,7 @@ def test_a_feature_whose_cap_is_zero_never_fires(mixture):
 def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
     sae = FeatureChoiceSAE(
         100, 4, min_cap=1, zipf_exponent=3.0, zipf_offset=0.0, max_iter=20,
-        random_state=0,
+        batch_size=4096, random_state=0,
     )  # fmt: skip
     drawn = []
     rule = sae._rule
@@ -452,6 +466,29 @@ def test_held_out_l0_after_partial_fit(Estimator, mixture):
     assert_l0_near(4, counts, 8192)
 
 
+SPOILT = {
+    "loud": lambda X: 1000.0 * X,
+    "quiet": lambda X: 0.001 * X,
+    "constant": lambda X: 0.0 * X,
+    "far": lambda X: X + 50.0,
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.filterwarnings("ignore::skchoice.exceptions.SAEWarning")
+def test_partial_fit_recovers_from_a_bad_first_call(make, mixture, how):
+    X = mixture(6000)
+    parts = np.split(X, 30)
+    scores = []
+    for first in (parts[0], SPOILT[how](parts[0])):
+        sae = make().partial_fit(first)
+        for part in parts[1:] * 2:
+            sae.partial_fit(part)
+        scores.append(sae.score(mixture(1000, seed=1)))
+    assert scores[0] > 0.7
+    assert scores[1] > scores[0] - 0.03
+
+
 # --------------------------------------------------------------------------- warnings
 
 
@@ -499,7 +536,21 @@ def test_outliers_do_not_spoil_the_rest(make, X, X_new):
     clean = make(max_iter=15).fit(X).score(X_new)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SAEWarning)
-        assert make(max_iter=15).fit(loud).score(X_new) > clean - 0.1
+        assert make(max_iter=15).fit(loud).score(X_new) > clean - 0.03
+
+
+def test_few_calibration_rows_warning(make, X):
+    with pytest.warns(FewCalibrationRowsWarning, match="n_calibration=1 rows.*k=4"):
+        make(n_calibration=1).fit(X)
+    for enough in (0, 100, None):
+        given = warnings_of(lambda n=enough: make(n_calibration=n).fit(X))
+        assert FewCalibrationRowsWarning not in given
+
+
+def test_short_window_warning(make, X):
+    with pytest.warns(ShortWindowWarning, match=r"expects 20 matches.*Take 240 or"):
+        make(dead_after=239).fit(X)
+    assert ShortWindowWarning not in warnings_of(lambda: make(dead_after=240).fit(X))
 
 
 def test_unfilled_budget_warning(make, X):
@@ -607,10 +658,21 @@ def test_sparse_and_dense_codes_reconstruct_alike(fitted, X_new):
 
 
 def test_divergence_is_told(mixture):
-    from skchoice.exceptions import DivergenceWarning
-
     with pytest.warns(DivergenceWarning, match="Lower learning_rate"):
         MutualChoiceSAE(48, 4, learning_rate=3.0, random_state=0).fit(mixture(600))
+
+
+@pytest.mark.parametrize("learning_rate", [1e10, 1e38])
+def test_hopeless_divergence_is_an_error(
+    make, X, learning_rate, published, assert_same_fit
+):
+    sae = make().fit(X)
+    before = published(sae)
+    sae.set_params(learning_rate=learning_rate)
+    for train in (sae.fit, sae.partial_fit):
+        with pytest.raises(DivergenceError, match="Lower learning_rate"):
+            train(X)
+        assert_same_fit(sae, before)
 
 
 def test_a_feature_with_a_cap_of_zero_never_fires(mixture):

@@ -155,7 +155,7 @@ def test_the_loss_of_weighted_rows_through_the_whole_model(relative):
     def loss(*arrays):
         matches = (codes.to_dense() > 0).double()
         x_hat = dense_reconstruction(x, Parameters(*arrays, relative), matches)
-        weights = (norm_limit / x.norm(dim=1).clamp(min=norm_limit)) ** 2
+        weights = (norm_limit / x.norm(dim=1).clamp(min=norm_limit)) ** 3
         mean = (weights[:, None] * x).sum(0) / weights.sum()
         error = (weights[:, None] * (x_hat - x) ** 2).sum()
         return error / (weights[:, None] * (x - mean) ** 2).sum()

@@ -24,7 +24,7 @@ def normal(seed, *shape, dtype=torch.float64):
 
 
 def naive_reconstruction_loss(x, error, norm_limit):
-    weights = (norm_limit / x.norm(dim=1).clamp(min=norm_limit)) ** 2
+    weights = (norm_limit / x.norm(dim=1).clamp(min=norm_limit)) ** 3
     mean = sum(w * row for w, row in zip(weights, x, strict=True)) / weights.sum()
     total = (weights * ((x - mean) ** 2).sum(1)).sum()
     return (weights * (error**2).sum(1)).sum() / total
@@ -56,18 +56,20 @@ def test_without_loud_tokens_it_is_the_fraction_of_variance_unexplained(shape, s
     torch.testing.assert_close(loss, squared_error / variance)
 
 
-def test_a_loud_token_counts_as_if_it_had_the_limiting_norm():
+def test_the_louder_a_token_the_less_it_counts():
     x, error = normal(0, 50, 6), normal(1, 50, 6)
-    x[3] *= 1000 / x[3].norm()
-    capped, error_capped = x.clone(), error.clone()
-    # The same token at norm 5, its error shrunk with it.
-    capped[3] *= 5 / 1000
-    error_capped[3] *= 5 / 1000
-    loud = reconstruction_loss(x, error, 5.0)
-    quiet = reconstruction_loss(capped, error_capped, 5.0)
-    # But for the weighted mean, which the louder token draws on a little more.
-    assert loud.loss.item() == pytest.approx(quiet.loss.item(), rel=0.02)
-    assert loud.variance > 1e5
+    x[3] /= x[3].norm()
+    error[3] /= error[3].norm()
+    without = reconstruction_loss(x[4:], error[4:], 5.0).loss.item()
+    moved = []
+    for norm in (5.0, 50.0, 5e5):  # its relative error stays the same
+        loud, missed = x[3:].clone(), error[3:].clone()
+        loud[0] *= norm
+        missed[0] *= norm
+        loss, _, _, variance = reconstruction_loss(loud, missed, 5.0)
+        moved.append(abs(loss.item() - without))
+    assert moved[0] > 2 * moved[1] > 100 * moved[2]
+    assert variance > 1e5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -19,7 +19,6 @@ from skchoice.rules import FeatureChoice, MutualChoice, TokenChoice
 from skchoice.training import (
     Standardisation,
     TrainingState,
-    linear_schedule,
     standardise,
     train,
     train_step,
@@ -64,8 +63,8 @@ def naive_matches(affinities, rule):
 def reconstruction_loss(x, arrays, relative, matched):
     affinities, norms = forward(x, arrays, relative)
     x_hat = (matched * affinities * norms[:, None]) @ arrays[2] + arrays[3]
-    # A token of more than three times the typical norm, 1, counts as one of three.
-    weights = np.minimum(1, (3 / np.linalg.norm(x, axis=1)) ** 2)
+    # Tokens of more than three times the typical norm, 1, count less.
+    weights = np.minimum(1, (3 / np.linalg.norm(x, axis=1)) ** 3)
     mean = weights @ x / weights.sum()
     error = weights @ ((x - x_hat) ** 2).sum(1)
     return error / (weights @ ((x - mean) ** 2).sum(1)), x - x_hat
@@ -394,37 +393,6 @@ def test_state_can_be_copied_and_goes_on_alike():
     assert state.history == twin.history
 
 
-# --------------------------------------------------------------------------- schedule
-
-
-@given(
-    n_steps=st.integers(1, 300),
-    peak=st.floats(1e-6, 1.0),
-    warmup=st.floats(0, 1),
-    decay=st.floats(0, 1),
-)
-def test_schedule_rises_stays_and_falls(n_steps, peak, warmup, decay):
-    rates = np.array(
-        [linear_schedule(n_steps, peak, warmup, decay)(s) for s in range(n_steps)]
-    )
-    assert (rates > 0).all()
-    assert (rates <= peak).all()
-    top = rates.argmax()
-    assert (np.diff(rates[: top + 1]) >= 0).all()
-    assert (np.diff(rates[top:]) <= 1e-12).all()
-    flat = n_steps - np.ceil(warmup * n_steps) - np.ceil(decay * n_steps)
-    assert (rates == peak).sum() >= flat
-
-
-def test_schedule_by_hand():
-    schedule = linear_schedule(10, 1.0, 0.3, 0.2)
-    expected = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 2 / 3, 1 / 3]
-    assert_allclose([schedule(step) for step in range(10)], expected)
-    constant = linear_schedule(4, 0.1, 0.0, 0.0)
-    assert [constant(step) for step in range(4)] == [0.1] * 4
-    assert linear_schedule(1, 0.1, 0.05, 0.2)(0) > 0.01
-
-
 # -------------------------------------------------------------------- standardisation
 
 
@@ -517,3 +485,31 @@ def test_standardise_huge_offset():
     moved, _ = standardise(x + 1e9)
     assert moved.scale == pytest.approx(plain.scale, rel=1e-5)
     assert_allclose(moved.apply(x + 1e9), plain.apply(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("scale", [0.01, 300.0])
+def test_another_standardisation_keeps_the_codes_about_its_centre(relative, scale):
+    x = torch.tensor(spread_rows(200, D))
+    state = a_state(0, relative)
+    state.parameters.decoder_bias.zero_()
+    state.standardisation = standardise(x)[0]
+    other = Standardisation(state.standardisation.centre + 0.5 * scale, scale)
+    codes = []
+    for moved in (x, x + 0.5 * scale):
+        arrays = [array.double().numpy() for array in state.parameters.arrays()]
+        rows = state.standardisation.apply(moved).double().numpy()
+        affinities, norms = forward(rows, arrays, relative)
+        codes.append(state.standardisation.scale * affinities * norms[:, None])
+        state.restandardise(other)
+    assert_allclose(codes[1], codes[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "centre, scale, far",
+    [(0, 1.9, False), (0, 2.1, True), (0, 0.4, True), (0.5, 1, False), (0.6, 1, True)],
+)
+def test_standardisations_far_from_each_other(centre, scale, far):
+    one = Standardisation(torch.zeros(3, dtype=torch.float64), 1.0)
+    other = Standardisation(torch.full((3,), float(centre)).double(), scale)
+    assert one.far_from(other) is other.far_from(one) is far

@@ -1,0 +1,61 @@
+"""How large a batch is and how fast training goes, step by step and by default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+# Radians by which a step of Adam turns a decoder row at most, or nearly so.
+_TURN = 0.07
+
+
+def auto_batch_size(n_rows: int, n_features: int, k: float) -> int:
+    """Return the rows of a step that suit so long a run.
+
+    Few rows are best used in many small steps; when there are many, larger batches,
+    whose gradients are less noisy, give the better end. Half the square root of the
+    rows is near the best from some ten thousand rows to a million. Batches in which
+    the average feature expects less than a match train badly, and spend their time on
+    updating features that had none.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows trained on, all passes together.
+    n_features : int
+    k : float
+        Matches per row.
+    """
+    return math.ceil(max(math.sqrt(n_rows) / 2, n_features / k))
+
+
+def auto_learning_rate(n_columns: int) -> float:
+    """Return a peak learning rate for rows of median norm 1.
+
+    Adam moves each number by about the learning rate, and so turns a decoder row of
+    unit norm by about that times the root of its length: this is what is kept the same.
+    """
+    return _TURN / math.sqrt(n_columns)
+
+
+def linear_schedule(
+    n_steps: int, peak: float, warmup: float, decay: float
+) -> Callable[[int], float]:
+    """Return a learning rate that rises to a peak, stays, and falls to zero.
+
+    Parameters
+    ----------
+    n_steps : int
+    peak : float
+    warmup, decay : float
+        Fractions of the steps spent rising and falling.
+    """
+    rising = math.ceil(warmup * n_steps)
+    falling = math.ceil(decay * n_steps)
+
+    def learning_rate(step: int) -> float:
+        up = (step + 1) / (rising + 1)
+        down = (n_steps - step) / (falling + 1)
+        return peak * min(1.0, up, down)
+
+    return learning_rate
