@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
-.PHONY: quickstart test soak interop study study-peer docs lint types browser clean
+.PHONY: quickstart test soak interop peers study study-peer docs lint types browser clean
 .NOTPARALLEL:
 
 quickstart: $(VENV)/quickstart.stamp
@@ -35,6 +35,20 @@ interop: .venv-interop/stamp
 	.venv-interop/bin/pip install torch==2.13.0 sae-lens dictionary-learning
 	.venv-interop/bin/pip uninstall -y torchvision
 	.venv-interop/bin/pip install -e .
+	touch $@
+
+# The libraries that benchmarks/peers.py compares with, in an environment of their own.
+# overcomplete asks for packages of images that its autoencoders do not use. torchvision
+# as others bring it may be built for another torch, and then breaks transformers.
+peers: .venv-peers/stamp
+
+.venv-peers/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install -c constraints.txt torch
+	.venv-peers/bin/pip install -c constraints.txt \
+		sae-lens dictionary-learning eai-sparsify -e .
+	.venv-peers/bin/pip install --no-deps overcomplete
+	.venv-peers/bin/pip uninstall -y torchvision
 	touch $@
 
 # Everything that docs/reproduction.rst shows; what is there already is not run again.

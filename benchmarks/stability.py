@@ -45,7 +45,9 @@ def main() -> None:
             results[f"{name}/{rule}"] = {
                 "data": name,
                 "rule": rule,
-                **{key: float(np.mean([one[key] for one in found])) for key in found[0]},
+                **{
+                    key: float(np.mean([one[key] for one in found])) for key in found[0]
+                },
             }
             write(options.out, results)
             print(results[f"{name}/{rule}"], flush=True)

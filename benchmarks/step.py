@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import time
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
+from activations import activations
+from timing import encoder_gemm, hardware, take_turns
 
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
 from skchoice.batches import shuffled_batches
@@ -37,36 +36,23 @@ ARMS = {
 }
 
 
-def activations(path: Path | None, n_rows: int, n_columns: int) -> np.ndarray:
-    """Load real activations, or make rows of few Zipf-frequent directions."""
-    if path is not None:
-        loaded = np.load(path)
-        X = loaded["activations"] if path.suffix == ".npz" else loaded
-        return X.astype(np.float32)
-    rng = np.random.default_rng(0)
-    n_directions = 4 * n_columns
-    directions = rng.standard_normal((n_directions, n_columns), dtype=np.float32)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    frequency = 1.0 / np.arange(1, n_directions + 1)
-    chosen = rng.choice(n_directions, (n_rows, 32), p=frequency / frequency.sum())
-    strength = rng.gamma(2.0, size=chosen.shape).astype(np.float32)
-    X = np.stack(
-        [s @ directions[c] for s, c in zip(strength, chosen, strict=True)]
-    ) + 0.1 * rng.standard_normal((n_rows, n_columns), dtype=np.float32)
-    return X.astype(np.float32)
-
-
 def prepare(
-    name: str, X: np.ndarray, n_features: int, k: int, batch_size: int, warm_steps: int
+    name: str,
+    X: np.ndarray,
+    n_features: int,
+    k: int,
+    batch_size: int,
+    warm_steps: int,
+    aux: str | None = None,
 ):
     """Return a function that runs one step, and the state it works on."""
     sae = ARMS[name](
-        n_features, k, aux=None, batch_size=batch_size, random_state=0, device="cpu"
+        n_features, k, aux=aux, batch_size=batch_size, random_state=0, device="cpu"
     )
     rows = Rows(X, sae, torch.device("cpu"))
     state = sae._new_state(rows, seed=0)
     batches = shuffled_batches(rows, rows.units(), batch_size, seed=0)
-    auxiliary = AuxiliaryOptions(None, 0.0, 1)
+    auxiliary = AuxiliaryOptions(aux, sae.aux_coef, X.shape[1] // 2)
     tally = Tally()
     steps = iter(range(10**9))
 
@@ -105,73 +91,38 @@ def check_exact(state: TrainingState, x: torch.Tensor, rule: Rule) -> None:
         raise AssertionError(f"{len(rows)} matches differ")
 
 
-def gemms(n_features: int, x: torch.Tensor):
-    """Return the GEMM in two layouts, each into a preallocated output."""
-    weight = torch.randn(n_features, x.shape[1])
-    by_feature = torch.empty(n_features, len(x))
-    by_token = torch.empty(len(x), n_features)
-    return (
-        lambda: torch.mm(weight, x.T, out=by_feature),
-        lambda: torch.mm(x, weight.T, out=by_token),
-    )
-
-
-def seconds(function, n: int) -> float:
-    """Return the mean time of some calls in a row."""
-    start = time.perf_counter()
-    for _ in range(n):
-        function()
-    return (time.perf_counter() - start) / n
-
-
 def measure(
-    name: str, X: np.ndarray, n_features: int, k: int, batch_size: int, blocks: int
+    name: str,
+    X: np.ndarray,
+    n_features: int,
+    k: int,
+    batch_size: int,
+    blocks: int,
+    warm_steps: int = 40,
 ) -> dict:
     """Measure one arm at one size."""
-    warm_steps = 40
     step, state, batches = prepare(name, X, n_features, k, batch_size, warm_steps)
     for _ in range(2 * warm_steps):
         rule = step()
     check_exact(state, state.standardisation.apply(next(batches)), rule)
-    products = gemms(n_features, state.standardisation.apply(next(batches)))
-    for product in products:
-        product()
-    ratios, times, gemm_times = [], [], []
-    for _ in range(blocks):
-        gemm = min(seconds(product, 2) for product in products)
-        step()  # the products have filled the caches with what no step uses
-        took = seconds(step, 8)
-        ratios.append(took / gemm)
-        times.append(took)
-        gemm_times.append(gemm)
+    gemm = encoder_gemm(batch_size, X.shape[1], n_features)
+    times = take_turns({name: step}, gemm, blocks)[name]
     return {
         "rule": name,
         "batch_size": batch_size,
         "n_columns": X.shape[1],
         "n_features": n_features,
         "k": k,
-        "step_ms": 1e3 * median(times),
-        "gemm_ms": 1e3 * median(gemm_times),
-        "ratio": median(ratios),
-        "ratio_low": float(np.quantile(ratios, 0.1)),
-        "ratio_high": float(np.quantile(ratios, 0.9)),
+        **times.summary(),
     }
-
-
-def cpu_name() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def main() -> None:
     """Measure all arms at all sizes asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--activations", type=Path, help=".npy or .npz; else made up")
+    parser.add_argument(
+        "--activations", type=Path, help=".npy, .npz or store; else made up"
+    )
     parser.add_argument("--rows", type=int, default=16384, help="made-up rows")
     parser.add_argument("--columns", type=int, default=576, help="made-up columns")
     parser.add_argument("--features", type=int, nargs="+", default=[8192, 16384])
@@ -197,9 +148,7 @@ def main() -> None:
             )
     if options.out:
         document = {
-            "hardware": f"{cpu_name()}, {torch.get_num_threads()} threads, "
-            f"{torch.backends.cpu.get_cpu_capability()}",
-            "torch": torch.__version__,
+            **hardware(),
             "activations": "given" if options.activations else "synthetic",
             "results": results,
         }

@@ -1,5 +1,6 @@
 """Sphinx configuration: ``make docs`` builds with warnings as errors."""
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -9,6 +10,7 @@ import skchoice
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import render_peers  # noqa: E402
 import render_results  # noqa: E402
 import render_study  # noqa: E402
 
@@ -56,6 +58,10 @@ html_show_sphinx = False
 warnings.filterwarnings("ignore", module="tqdm")
 
 render_results.write(HERE.parent / "benchmarks" / "results", HERE / "_generated")
+render_peers.plot(
+    json.loads(render_peers.RESULTS.read_text(encoding="utf-8"))["results"],
+    HERE / "_generated" / "peers.png",
+)
 render_study.write(
     HERE.parent / "benchmarks" / "results" / "study", HERE / "_generated"
 )

@@ -17,7 +17,13 @@ from typing import Any
 # What is known of a file beforehand; any other is shown under its own name.
 TITLES = {
     "quickstart": "Quickstart",
+    "peers": "Other libraries at equal work",
+    "peers_minibatch": "scikit-learn's MiniBatchDictionaryLearning",
     "step": "A training step",
+    "scaling": "A training step at other sizes",
+    "fit": "A whole fit",
+    "transform": "Transform",
+    "grid_search": "Grid search with two jobs",
     "memory": "Memory",
     "report": "The report",
 }

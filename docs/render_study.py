@@ -1,6 +1,6 @@
 """Pages of the study from its committed results.
 
-    python docs/render_study.py benchmarks/results/study docs/_generated
+python docs/render_study.py benchmarks/results/study docs/_generated
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ OTHERS = {
 def write(results: Path, folder: Path) -> Path:
     """Write ``study.rst`` from the results of the study, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = {
-        name: _read(results / f"{name}.json") for name in ("quality", *OTHERS)
-    }
+    found = {name: _read(results / f"{name}.json") for name in ("quality", *OTHERS)}
     lines = [*_claims(found), *_groups(found["quality"])]
     for name, title in OTHERS.items():
         if found[name]:
@@ -65,7 +63,7 @@ def _claims(found: dict[str, dict]) -> Iterator[str]:
     yield from row(["claim", "verdict", "measured"])
     for text, claim in CLAIMS:
         answer = claim(found["quality"], found["loss_by_caps"])
-        yield from row([text, *(answer or ("not run", "–"))])
+        yield from row([text, *(answer or ("not run", "n/a"))])
     yield ""
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from study.claims import CLAIMS  # noqa: E402
+from study.claims import CLAIMS
 
 
 def main() -> None:
@@ -30,7 +30,8 @@ def main() -> None:
     if options.run:
         script = BENCHMARKS / "quality.py"
         command = [sys.executable, script, "--small", "--folder", options.folder]
-        subprocess.run([*command, "--out", options.results / "quality.json"], check=True)
+        out = options.results / "quality.json"
+        subprocess.run([*command, "--out", out], check=True)
     quality, losses = (
         json.loads(path.read_text()) if path.exists() else {}
         for path in (options.results / f"{n}.json" for n in ("quality", "loss_by_caps"))

@@ -28,8 +28,8 @@ _RETRY_FACTORS = (0.8, 0.5, 0.0)
 _OVERFLOW = 4
 # ... and are more than this many: below, cutting costs more than it saves.
 _MIN_OVERFLOW = 1 << 20
-# Thresholds may rise once this share of the features has been seen.
-_SEEN_ENOUGH = 1 / 4
+# Thresholds may rise after each of so many tiles.
+_RAISES = 2
 
 
 class Tile(Protocol):
@@ -55,12 +55,15 @@ class Affinities(Protocol):
     one_chunk: bool  # whether every tile holds all tokens, if not told otherwise
 
     def tiles(
-        self, features: Tensor | None = None, tokens: Tensor | None = None
+        self,
+        features: Tensor | None = None,
+        tokens: Tensor | None = None,
+        first: int | None = None,
     ) -> Iterator[tuple[Tile, Tensor, Tensor]]:
         """Yield tiles with their features and tokens, int64.
 
-        Only those of some features or of some tokens if given. A tile may be used
-        until the next is asked for.
+        Only those of some features or of some tokens if given; the first with at most
+        ``first`` features. A tile may be used until the next is asked for.
         """
 
     def token_sizes(self) -> Tensor:
@@ -226,17 +229,18 @@ def _screen(
         np.zeros((), torch.empty(0, dtype=affinities.dtype).numpy().dtype), 1
     ).item()
     limit = max(_OVERFLOW * int(caps.sum()), _MIN_OVERFLOW)
-    may_rise = affinities.one_chunk and not restriction
+    first = rule.first_look(n_features) if affinities.one_chunk else None
+    raises = 0 if first is None or restriction else _RAISES
     parts: list[_Found] = []
     n_seen = 0
     dropped = torch.zeros_like(caps)
-    for tile, features, tokens in affinities.tiles(**restriction):
+    for tile, features, tokens in affinities.tiles(**restriction, first=first):
         over = rule.over_tile(thresholds.clamp(min=smallest), features, tokens)
         rows, columns, values = tile.hits(over)
         parts.append(_Found(tokens[columns], features[rows], values))
         n_seen += len(features)
-        if may_rise and _SEEN_ENOUGH <= n_seen / n_features < 1:
-            may_rise = False
+        if raises and n_seen < n_features:
+            raises -= 1
             found = _Found.joined(parts)
             groups = rule.groups(found.tokens, found.features)
             counts = torch.bincount(groups, minlength=len(caps))
@@ -281,7 +285,10 @@ class _OneTile:
         self.device, self.dtype = of.device, of.dtype
 
     def tiles(
-        self, features: Tensor | None = None, tokens: Tensor | None = None
+        self,
+        features: Tensor | None = None,
+        tokens: Tensor | None = None,
+        first: int | None = None,
     ) -> Iterator[tuple[Tile, Tensor, Tensor]]:
         if features is None:
             everything = torch.arange(self.shape[1], device=self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -12,6 +12,12 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None) -> N
     if not fits or value < low or (high is not None and value > high):
         span = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} must be an integer {span}, got {value!r}.")
+
+
+def check_number(name: str, value: Any, low: float) -> None:
+    """Raise ValueError unless the value is a number of at least ``low``."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not value >= low:
+        raise ValueError(f"{name} must be a number of at least {low}, got {value!r}.")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

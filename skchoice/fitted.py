@@ -244,7 +244,7 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             dense, for steering and patching. Its arrays are copies.
         """
         check_is_fitted(self)
-        device = _usable_device(device)
+        device = usable_device(device)
         parameters = copy.deepcopy(self._public_parameters()).to(device, torch.float32)
         thresholds = torch.tensor(self.thresholds_, device=device)
         return SAEModule(parameters, thresholds, self._module_k())
@@ -314,10 +314,11 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             if isinstance(X, Tensor):
                 return X.device
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return _usable_device(self.device)
+        return usable_device(self.device)
 
 
-def _usable_device(name: str | torch.device) -> torch.device:
+def usable_device(name: str | torch.device) -> torch.device:
+    """Return a device; raise ValueError where there is none of that name."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

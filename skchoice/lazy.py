@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from skchoice.exceptions import StoreError
+
 # Maps held open at a time: each takes a file handle.
 _OPEN_SHARDS = 64
 _ITERATED_ROWS = 4096
@@ -135,6 +137,12 @@ class RowView(LazyArray):
         self.shape = (len(places), *source.shape[1:])
         self.dtype = source.dtype
 
+    @property
+    def tokens(self) -> RowView | None:
+        """Where in the text each row is from, if the source knows."""
+        known = getattr(self._source, "tokens", None)
+        return None if known is None else RowView(known, self._places)
+
     def __repr__(self) -> str:
         return f"RowView(shape={self.shape}, dtype={self.dtype}) of {self._source!r}"
 
@@ -186,7 +194,18 @@ class ShardedArray(LazyArray):
         self._map = lru_cache(_OPEN_SHARDS)(self._map_shard)
 
     def _map_shard(self, number: int) -> NDArray:
-        return np.load(self._paths[number], mmap_mode="r", allow_pickle=False)
+        path, length = self._paths[number], int(np.diff(self._starts)[number])
+        expected = f"shape {(length, *self.shape[1:])} and dtype {self.dtype}"
+        try:
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise StoreError(f"{path} is no .npy file: {error}.") from error
+        if f"shape {rows.shape} and dtype {rows.dtype}" != expected:
+            raise StoreError(
+                f"{path} holds shape {rows.shape} and dtype {rows.dtype}, and the "
+                f"manifest says {expected}: restore the manifest from a copy."
+            )
+        return rows
 
     def _read(self, places: Places) -> NDArray:
         if not len(places):

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from skchoice.ops import coarse, eager
 from skchoice.ops.coarse import CoarseInputs
 
 # Of one tile of pre-activations, near the size of the cache.
-_TILE_BYTES = 1 << 23
+_TILE_BYTES = 1 << 24
 # Fewer tokens of a chunk than this do not repay rounding the weights to bfloat16.
 _MIN_COARSE_TOKENS = 512
 # Places in Parameters.arrays().
@@ -165,7 +166,10 @@ class EncoderAffinities:
         self.dtype = parameters.encoder.dtype
 
     def tiles(
-        self, features: Tensor | None = None, tokens: Tensor | None = None
+        self,
+        features: Tensor | None = None,
+        tokens: Tensor | None = None,
+        first: int | None = None,
     ) -> Iterator[tuple[EncoderTile, Tensor, Tensor]]:
         """Yield tiles with their features and tokens; a tile holds until the next."""
         start = 0
@@ -177,7 +181,8 @@ class EncoderAffinities:
                 of_chunk, chunk = of_chunk[inside], chunk.some(inside)
             start += n_tokens
             if len(of_chunk):
-                for tile, of_tile in encoder_tiles(self.parameters, chunk, features):
+                tiles = encoder_tiles(self.parameters, chunk, features, first)
+                for tile, of_tile in tiles:
                     yield tile, of_tile, of_chunk
 
     def token_sizes(self) -> Tensor:
@@ -226,12 +231,16 @@ class EncoderTile:
 
 
 def encoder_tiles(
-    parameters: Parameters, chunk: Tokens, features: Tensor | None = None
+    parameters: Parameters,
+    chunk: Tokens,
+    features: Tensor | None = None,
+    first: int | None = None,
 ) -> Iterator[tuple[EncoderTile, Tensor]]:
     """Yield tiles of all features, or of some, with their indices.
 
     Tiles are feature-major, because then a feature's tokens are contiguous and a tile
-    of weights is read once. A tile holds until the next.
+    of weights is read once. A tile holds until the next. The first may be asked to hold
+    no more than so many features.
     """
     n_features = parameters.n_features if features is None else len(features)
     n_tokens = len(chunk.scaled)
@@ -239,8 +248,10 @@ def encoder_tiles(
     height = min(n_features, max(16, _TILE_BYTES // itemsize // n_tokens))
     everything = torch.arange(n_features, device=chunk.scaled.device)
     buffer = None if chunk.coarse else chunk.scaled.new_empty(height, n_tokens)
-    for start in range(0, n_features, height):
-        which: slice | Tensor = slice(start, min(start + height, n_features))
+    head = min(first or height, height)
+    edges = [0, *range(head, n_features, height), n_features]
+    for start, stop in pairwise(edges):
+        which: slice | Tensor = slice(start, stop)
         indices = everything[which]
         if features is not None:
             which = indices = features[which]

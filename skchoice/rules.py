@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # The number of candidates falls with about this power of the threshold.
 FALL = 4
 # Share of tokens that Token Choice may have to look at twice.
-_SHORT = 0.05
+_SHORT = 0.01
 # Candidates that Token Choice aims at, in matches, once some features have been seen.
 _ROOM = 1.4
 
@@ -93,6 +93,10 @@ class Rule(ABC):
         steered = torch.where(seen.exhausted, 0.0, steered)
         return torch.where(seen.caps > 0, steered, level)
 
+    def first_look(self, n_features: int) -> int | None:
+        """Return how many features to see before thresholds may rise; None: all."""
+        return None
+
     def raised(self, thresholds: Tensor, counts: Tensor, share: float) -> Tensor:
         """Return thresholds for the rest, once a share of the features was seen.
 
@@ -146,6 +150,10 @@ class TokenChoice(Rule):
     ) -> Tensor:
         """Return a level that nearly all of the cuts of this batch reach."""
         return self.first_level(seen.cuts, affinities)
+
+    def first_look(self, n_features: int) -> int:
+        """Return so many that a token has about one match among them."""
+        return -(-n_features // self.k) if self.k else n_features
 
     def raised(self, thresholds: Tensor, counts: Tensor, share: float) -> Tensor:
         """Return for each token a threshold of its own.

@@ -8,115 +8,18 @@ one shard shorter, and files that the manifest does not list are no part of it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skchoice.exceptions import StoreError
-from skchoice.files import PARTIAL, check_file, write_atomically
-
-MANIFEST = "manifest.json"
-_FORMAT = "skchoice store"
-_VERSION = 1
-
-
-@dataclass
-class Manifest:
-    """What a store holds.
-
-    Attributes
-    ----------
-    kind : str
-        "activations" or "codes".
-    dtype : str
-        Of the values.
-    n_columns : int
-    configuration : dict
-        How the rows are made, in JSON's types. Never changes.
-    progress : dict
-        How far the writer has come, in JSON's types. Changes with every append.
-    complete : bool
-        Whether the writer said that no more rows will come.
-    shards : list of dict
-        Of each: ``rows``, ``files`` (records of `skchoice.files`), the ``progress`` it
-        was appended with, and what else the kind of store needs.
-    """
-
-    kind: str
-    dtype: str
-    n_columns: int
-    configuration: dict[str, Any]
-    progress: dict[str, Any] = field(default_factory=dict)
-    complete: bool = False
-    shards: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all shards together."""
-        return sum(shard["rows"] for shard in self.shards)
-
-    @classmethod
-    def read(cls, folder: Path, kind: str) -> Self:
-        """Read the manifest of a store of one kind."""
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no store at {str(folder)!r}: expected a folder with {MANIFEST}."
-            )
-        try:
-            found = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise StoreError(f"{path} is not JSON: {error}. Restore it.") from error
-        if not isinstance(found, dict) or found.get("format") != _FORMAT:
-            raise StoreError(f"{path} is not the manifest of a store.")
-        if found["version"] > _VERSION:
-            raise StoreError(
-                f"{path} has version {found['version']}, and this skchoice reads "
-                f"versions up to {_VERSION}: install a newer skchoice to open it."
-            )
-        if found["kind"] != kind:
-            raise StoreError(
-                f"{str(folder)!r} is a store of {found['kind']}, not of {kind}."
-            )
-        names = ("kind", "dtype", "configuration", "progress", "complete", "shards")
-        return cls(n_columns=found["shape"][1], **{name: found[name] for name in names})
-
-    def to_json(self) -> bytes:
-        """Return the manifest as it is written."""
-        text = json.dumps(
-            {
-                "format": _FORMAT,
-                "version": _VERSION,
-                "kind": self.kind,
-                "shape": [self.n_rows, self.n_columns],
-                "dtype": self.dtype,
-                "configuration": self.configuration,
-                "configuration_sha256": configuration_hash(self.configuration),
-                "progress": self.progress,
-                "complete": self.complete,
-                "shards": self.shards,
-            },
-            indent=1,
-        )
-        return text.encode() + b"\n"
-
-    def check_files(self, folder: Path, whole: bool = False) -> None:
-        """Raise StoreError where a shard is not as it was written."""
-        for shard in self.shards:
-            for record in shard["files"].values():
-                check_file(folder, record, whole)
-
-
-def configuration_hash(configuration: Mapping[str, Any]) -> str:
-    """Return the sha256 of a configuration, whatever the order of its keys."""
-    text = json.dumps(configuration, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+from skchoice.files import PARTIAL, locked, write_atomically
+from skchoice.manifest import MANIFEST, Manifest
 
 
 class ShardWriter:
@@ -126,7 +29,7 @@ class ShardWriter:
     ----------
     folder : Path
         Made if it is not there. A store in it is continued if it was written by the
-        same configuration, and is else left alone.
+        same configuration, and is else left alone, unless it has no rows yet.
     empty : Manifest
         Of the store before the first append.
 
@@ -140,17 +43,33 @@ class ShardWriter:
         self.folder = folder
         # As it will be read: tuples become lists, for one.
         empty.configuration = json.loads(json.dumps(empty.configuration))
+        self.manifest, self._written = empty, b""
+        self._make_folder()
+        with locked(folder):
+            self._open(folder, empty)
+
+    def _open(self, folder: Path, empty: Manifest) -> None:
         if (folder / MANIFEST).exists():
-            self.manifest = Manifest.read(folder, empty.kind)
-            _check_same(folder, self.manifest, empty)
+            found = Manifest.read(folder, empty.kind)
+            if found.shards:
+                _check_same(folder, found, empty)
+                self.manifest = found
             self.manifest.check_files(folder)
             self._written = (folder / MANIFEST).read_bytes()
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.manifest, self._written = empty, b""
-            self._save()
+        if not self.manifest.shards:
+            self._save(empty)
         for partial in folder.glob(f"*{PARTIAL}"):
             partial.unlink()  # of a write that was broken off
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: no store can be begun in {str(self.folder)!r}. "
+                "Give a folder that can be written to",
+            ) from error
 
     def append(
         self,
@@ -171,6 +90,16 @@ class ShardWriter:
         **more
             Noted with the shard, in JSON's types.
         """
+        with locked(self.folder):
+            self._append(arrays, n_rows, progress, more)
+
+    def _append(
+        self,
+        arrays: Mapping[str, NDArray],
+        n_rows: int,
+        progress: Mapping[str, Any],
+        more: Mapping[str, Any],
+    ) -> None:
         self._check_unchanged()  # before another's files are written over
         number = len(self.manifest.shards)
         try:
@@ -179,11 +108,13 @@ class ShardWriter:
                 for name, array in arrays.items()
             }
             shard = {"rows": n_rows, **more, "files": files, "progress": {**progress}}
-            self.manifest.shards.append(shard)
-            self.manifest.progress, self.manifest.complete = {**progress}, False
-            self._save()
+            shards = [*self.manifest.shards, shard]
+            self._save(
+                replace(
+                    self.manifest, shards=shards, progress={**progress}, complete=False
+                )
+            )
         except OSError as error:
-            del self.manifest.shards[number:]
             raise OSError(
                 error.errno,
                 f"{error.strerror}, while shard {number} was written. The "
@@ -195,21 +126,24 @@ class ShardWriter:
         """Give up the shards after the first ``n_shards``."""
         shards = self.manifest.shards[:n_shards]
         if len(shards) < len(self.manifest.shards):
-            self.manifest.shards = shards
-            self.manifest.progress = shards[-1]["progress"] if shards else {}
-            self.manifest.complete = False
-            self._save()
+            progress = shards[-1]["progress"] if shards else {}
+            fewer = replace(
+                self.manifest, shards=shards, progress=progress, complete=False
+            )
+            with locked(self.folder):
+                self._save(fewer)
 
     def finish(self, progress: Mapping[str, Any]) -> None:
         """Note that no more rows will come."""
-        self.manifest.progress, self.manifest.complete = {**progress}, True
-        self._save()
+        with locked(self.folder):
+            self._save(replace(self.manifest, progress={**progress}, complete=True))
 
-    def _save(self) -> None:
+    def _save(self, manifest: Manifest) -> None:
+        """Write a manifest; it is that of the store once it is safe on disk."""
         self._check_unchanged()
-        content = self.manifest.to_json()
+        content = manifest.to_json()
         write_atomically(self.folder / MANIFEST, lambda file: file.write(content))
-        self._written = content
+        self.manifest, self._written = manifest, content
 
     def _check_unchanged(self) -> None:
         path = self.folder / MANIFEST

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skchoice.arguments import check_choice, check_integer, check_number
 from skchoice.lazy import RowView, ShardedArray
-from skchoice.shards import Manifest, ShardWriter
+from skchoice.manifest import Manifest
+from skchoice.shards import ShardWriter
 
 __all__ = ["TOKEN", "ActivationStore", "StoreWriter"]
 
@@ -113,13 +115,15 @@ class ActivationStore(ShardedArray):
         Parameters
         ----------
         ratio : float, default=10.0
-            Of a row's norm to the median of all rows.
+            Of a row's norm to the median of all rows; at least 1.
 
         Returns
         -------
         rows : RowView
-            The other rows. All rows are read once, for their norms.
+            The other rows, with their ``tokens``. All rows are read once, for their
+            norms.
         """
+        check_number("ratio", ratio, 1)
         norms = np.empty(len(self), np.float32)
         for start in range(0, len(self), _NORM_ROWS):
             part = slice(start, start + _NORM_ROWS)
@@ -148,7 +152,7 @@ class StoreWriter:
     ----------
     folder : str or Path
         Made if it is not there. A store in it that the same configuration wrote is
-        continued.
+        continued; one without rows yet is begun anew.
     n_columns : int
         Of every row.
     dtype : {"float16", "float32"}, default="float16"
@@ -196,8 +200,8 @@ class StoreWriter:
         dtype: str = "float16",
         configuration: Mapping[str, Any] | None = None,
     ):
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype must be one of {_DTYPES}, got {dtype!r}.")
+        check_choice("dtype", dtype, _DTYPES)
+        check_integer("n_columns", n_columns, 1)
         empty = Manifest(_KIND, dtype, n_columns, dict(configuration or {}))
         self._shards = ShardWriter(Path(folder), empty)
 
@@ -255,6 +259,7 @@ class StoreWriter:
             )
         arrays = {"activations": as_stored(rows, manifest.dtype, manifest.n_rows)}
         if tokens is not None:
+            tokens = np.asarray(tokens)
             if tokens.shape != (len(rows),) or tokens.dtype != TOKEN:
                 raise ValueError(
                     f"tokens must be of shape ({len(rows)},) and dtype TOKEN, got "
@@ -273,6 +278,7 @@ class StoreWriter:
         n_shards : int
             So many are kept.
         """
+        check_integer("n_shards", n_shards, 0, self.n_shards)
         self._shards.keep(n_shards)
 
     def finish(self, progress: Mapping[str, Any] | None = None) -> None:
@@ -299,8 +305,10 @@ def as_stored(rows: NDArray, dtype: str, first_row: int = 0) -> NDArray:
     Raises
     ------
     ValueError
-        If a number is not finite, or would become infinite.
+        If a number is not finite or not real, or would become infinite.
     """
+    if rows.dtype.kind not in "biuf":
+        raise ValueError(f"rows must be real numbers, got dtype {rows.dtype}.")
     with np.errstate(over="ignore"):
         stored = rows.astype(dtype, copy=False)
     bad = ~np.isfinite(stored).all(axis=1)

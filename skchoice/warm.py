@@ -57,11 +57,14 @@ class _FirstTokens:
         self.one_chunk = affinities.one_chunk
 
     def tiles(
-        self, features: Tensor | None = None, tokens: Tensor | None = None
+        self,
+        features: Tensor | None = None,
+        tokens: Tensor | None = None,
+        first: int | None = None,
     ) -> Iterator[tuple[Tile, Tensor, Tensor]]:
         if tokens is None:
             tokens = torch.arange(self.shape[0], device=self.device)
-        return self._all.tiles(features, tokens)
+        return self._all.tiles(features, tokens, first)
 
     def token_sizes(self) -> Tensor:
         return self._all.token_sizes()[: self.shape[0]]

@@ -55,6 +55,7 @@ class MatrixAffinities:
         self,
         features: torch.Tensor | None = None,
         tokens: torch.Tensor | None = None,
+        first: int | None = None,
     ) -> Iterator[tuple[MatrixTile, torch.Tensor, torch.Tensor]]:
         n_tokens, n_features = self.shape
         features = torch.arange(n_features) if features is None else features
@@ -63,7 +64,9 @@ class MatrixAffinities:
             min(self.tile_features, n_features) * min(self.tile_tokens, n_tokens)
         )
         for of_chunk in tokens.split(self.tile_tokens):
-            for of_tile in features.split(self.tile_features):
+            head = features[:first].split(self.tile_features)[0]
+            rest = features[len(head) :].split(self.tile_features)
+            for of_tile in (head, *(part for part in rest if len(part))):
                 values = self.matrix[of_chunk][:, of_tile].T
                 tile = buffer[: values.numel()].view(values.shape)
                 tile.copy_(values)

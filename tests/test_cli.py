@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.testing import assert_array_equal
 import skchoice
 from skchoice import ActivationStore, CodeStore
 from skchoice.cli import main
+from skchoice.exceptions import StoreError
 from skchoice.store import StoreWriter
 
 TEXT = "the cat sat on the mat\n" * 20
@@ -86,6 +88,48 @@ def test_interruptions_and_full_disks(folders, text, tmp_path, capsys, monkeypat
     assert extract(folders, text, tmp_path / "out") == 0
 
 
+def test_an_interrupted_fit_promises_no_shards(store, tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skchoice.FeatureChoiceSAE.fit", interrupted)
+    assert main(["fit", str(store), "--out", str(tmp_path / "sae")]) == 130
+    shown = capsys.readouterr().err
+    assert "--checkpoints" in shown and "shards" not in shown
+
+
+def test_the_folder_of_a_fit_is_made_before_the_fit(store, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    fit = ["fit", str(store), "--k", "4", "--n-features", "24", "--max-iter", "1"]
+    assert main([*fit, "--out", str(tmp_path / "file" / "sae")]) == 1
+    shown = capsys.readouterr().err
+    assert "FeatureChoiceSAE" not in shown and "[Errno" not in shown
+    assert str(tmp_path / "file") in shown
+    assert main([*fit, "--out", str(tmp_path / "new" / "folder" / "sae")]) == 0
+    assert (tmp_path / "new" / "folder" / "sae").is_file()
+
+
+def test_a_fit_takes_a_learning_rate_and_checkpoints(store, tmp_path, capsys):
+    sae, kept = tmp_path / "sae", tmp_path / "checkpoints"
+    fit = ["fit", str(store), "--k", "4", "--n-features", "24", "--max-iter", "1"]
+    more = ["--learning-rate", "0.002", "--checkpoints", str(kept)]
+    assert main([*fit, *more, "--out", str(sae)]) == 0
+    fitted = skchoice.load(sae)
+    assert fitted.learning_rate == 0.002 and fitted.checkpoint_dir == str(kept)
+    assert main([*fit, "--learning-rate", "-1", "--out", str(tmp_path / "b")]) == 1
+    assert "'learning_rate'" in capsys.readouterr().err
+
+
+def test_warnings_are_told_in_one_line(store, tmp_path, capsys):
+    fit = ["fit", str(store), "--k", "4", "--max-iter", "1", "--quiet"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main([*fit, "--n-features", "9999", "--out", str(tmp_path / "s")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("skchoice fit: warning: X has") for line in lines)
+    assert all(line.startswith("skchoice fit: warning: ") for line in lines)
+
+
 def test_hooks_are_those_of_the_library():
     from skchoice import cli
     from skchoice.lm.sites import HOOKS
@@ -125,6 +169,54 @@ def test_evaluate_the_loss(folders, text, tmp_path, capsys):
     assert "both, --model and --text" in capsys.readouterr().err
 
 
+def test_another_model_than_that_of_the_store_is_told(folders, text, tmp_path, capsys):
+    assert extract(folders, text, tmp_path / "out", "--context-length", "16") == 0
+    store, sae = str(tmp_path / "out" / "layer1-resid_post"), str(tmp_path / "sae")
+    common = [store, "--k", "4", "--rule", "mutual", "--n-features", "24"]
+    assert main(["fit", *common, "--out", sae]) == 0
+    page = tmp_path / "page.html"
+    report = ["report", sae, store, "--out", str(page), "--device", "cpu"]
+    evaluate = ["evaluate", sae, store, "--text", str(text), "--device", "cpu"]
+    for command in (report, evaluate):
+        capsys.readouterr()
+        assert main([*command, "--model", str(folders["llama"])]) == 1
+        shown = capsys.readouterr()
+        assert "GPT2LMHeadModel" in shown.err and "LlamaForCausalLM" in shown.err
+        assert "store is of another model" in shown.err and not shown.out
+        half = ["--model", str(folders["gpt2"]), "--model-dtype", "bfloat16"]
+        assert main([*command, *half]) == 1
+        assert "weights of the same dtype" in capsys.readouterr().err
+    assert not page.exists()
+
+
+def test_another_tokenizer_than_that_of_the_store_is_told(gpt2, llama):
+    from skchoice.lm.models import check_same_model, describe
+
+    made = describe(*gpt2)
+    check_same_model(*gpt2, made)
+    check_same_model(*gpt2, {})
+    with pytest.raises(StoreError, match="another tokenizer"):
+        check_same_model(gpt2[0], llama[1], made)
+
+
+def test_evaluations_of_one_context_are_json(folders, text, tmp_path, capsys):
+    assert extract(folders, text, tmp_path / "out") == 0
+    store, sae = str(tmp_path / "out" / "layer1-resid_post"), str(tmp_path / "sae")
+    common = [store, "--k", "4", "--n-features", "24", "--max-iter", "1", "--quiet"]
+    assert main(["fit", *common, "--out", sae]) == 0
+    capsys.readouterr()
+    one = ["--text", str(text), "--max-tokens", "9", "--quiet", "--device", "cpu"]
+    assert main(["evaluate", sae, store, "--model", str(folders["gpt2"]), *one]) == 0
+    shown = capsys.readouterr()
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    loss = json.loads(shown.out, parse_constant=refuse)["loss"]
+    assert loss["n_sequences"] == 1 and loss["interval"] == [None, None]
+    assert not shown.err
+
+
 @pytest.mark.parametrize("with_model", [True, False])
 def test_report(folders, text, tmp_path, capsys, gpt2, with_model):
     from skchoice.lm import extract_activations
@@ -144,11 +236,11 @@ def test_report(folders, text, tmp_path, capsys, gpt2, with_model):
     told = {"tokens": [f"<{number}>" for number in found.token_ids]}
     if with_model:
         head = model.get_output_embeddings().weight
-        texts = np.array([tokenizer.decode([i]) for i in range(len(head))])
+        texts = [tokenizer.decode([i]).replace("\0", "␀") for i in range(len(head))]
         told = {
             "tokens": found.tokens,
             "unembedding": head.T,
-            "vocabulary": texts.tolist(),
+            "vocabulary": texts,
         }
     skchoice.report(
         skchoice.load(sae),
@@ -166,6 +258,9 @@ def test_report_without_a_folder(fitted, store, tmp_path, capsys):
     out = str(tmp_path / "none" / "page.html")
     assert main(["report", str(tmp_path / "sae"), str(store), "--out", out]) == 1
     assert "skchoice report: There is no folder" in capsys.readouterr().err
+    out = str(tmp_path)
+    assert main(["report", str(tmp_path / "sae"), str(store), "--out", out]) == 1
+    assert "is a folder: give the name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["extract", "fit", "encode", "evaluate", "report"])

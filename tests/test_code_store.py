@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
+from sklearn.exceptions import NotFittedError
 
 from skchoice import MutualChoiceSAE, shards
 from skchoice.code_store import CodeStore, encode_store
@@ -195,3 +196,42 @@ def test_dense_and_pandas_output_do_not_matter(X, rows, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_array_equal(codes[:].toarray(), expected)
+
+
+def test_what_cannot_be_encoded_is_refused_before_anything_is_written(
+    sae, rows, tmp_path
+):
+    folder = tmp_path / "codes"
+    for wrong in (rows[:, :3], rows[0], rows[:, :3].tolist()):
+        with pytest.raises(ValueError, match=r"shape \(n_rows, .*got"):
+            encode_store(sae, wrong, folder)
+    with pytest.raises(ValueError, match="shard_rows must be"):
+        encode_store(sae, rows, folder, shard_rows=0)
+    with pytest.raises(NotFittedError):
+        encode_store(make(), rows, folder)
+    assert not folder.exists()
+
+
+def test_lists_are_encoded_too(sae, rows, tmp_path):
+    found = encode_store(sae, rows[:5].tolist(), tmp_path)
+    assert_same_codes(found[:], sae.transform(rows[:5].astype(np.float64)))
+
+
+@pytest.mark.parametrize("n_rows", [0, -1, 1.5])
+def test_wrong_pieces_are_refused(codes, n_rows):
+    with pytest.raises(ValueError, match="n_rows must be"):
+        list(codes.chunks(n_rows))
+
+
+def test_codes_of_more_features_than_the_manifest_says_are_refused(sae, rows, tmp_path):
+    encode_store(sae, rows, tmp_path)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["shape"][1] = 2
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="its 2 features"):
+        CodeStore(tmp_path)[:]
+    del manifest["shards"][0]["matches"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="not as it was written"):
+        CodeStore(tmp_path)

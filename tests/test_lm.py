@@ -15,7 +15,8 @@ from torch import nn
 
 pytest.importorskip("transformers")
 
-from decoders import DECODERS, N_LAYERS
+import transformers
+from decoders import DECODERS, N_LAYERS, byte_tokenizer, save
 
 from skchoice.lm import (
     Activations,
@@ -308,7 +309,7 @@ def test_wrong_values_are_named(gpt2, change, message):
 
 
 def test_wrong_texts_are_named(gpt2):
-    with pytest.raises(TypeError, match="got a string"):
+    with pytest.raises(TypeError, match="got a str"):
         extract_activations(*gpt2, "abc", layer=0)
     with pytest.raises(TypeError, match="got None at index 1"):
         extract_activations(*gpt2, ["abc", None], layer=0)
@@ -360,6 +361,46 @@ def test_tokens_keep_their_leading_space(gpt2, llama):
 def test_part_of_a_character_reads_as_the_replacement_character(gpt2):
     found = extract_activations(*gpt2, ["né"], layer=0)
     assert found.tokens.tolist() == ["\ufffd", "\ufffd"]
+
+
+def test_no_token_is_lost_at_a_zero(gpt2):
+    found = extract_activations(*gpt2, ["a\0b\0"], layer=0)
+    assert found.tokens.tolist() == ["␀", "b", "␀"]
+
+
+@pytest.mark.parametrize("hook", ["resid_post", "mlp_out"])
+@pytest.mark.parametrize("vocabulary", [1, 2, 4])
+def test_a_tiny_vocabulary(gpt2, vocabulary, hook):
+    model, tokenizer = gpt2
+    ids = tokenizer("!!!!!!").input_ids
+    assert max(ids) < vocabulary
+    model.resize_token_embeddings(vocabulary)
+    found = extract_activations(model, tokenizer, ["!!!!!!"], layer=1, hook=hook)
+    assert found.token_ids.tolist() == ids[1:]
+
+
+@pytest.mark.parametrize("window", [2, 3, 5])
+def test_a_tiny_window(window):
+    config = transformers.GPT2Config(
+        vocab_size=257, n_positions=window, n_embd=16, n_layer=2, n_head=2
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+    found = extract_activations(
+        model,
+        byte_tokenizer(),
+        ["the cat sat"],
+        layer=1,
+        hook="attn_out",
+        context_length=window,
+    )
+    assert found.position.max() == window - 1
+
+
+def test_the_tokenizer_of_a_larger_model_is_told(gpt2):
+    model, tokenizer = gpt2
+    model.resize_token_embeddings(80)
+    with pytest.raises(ValueError, match=r"ids from 0 to 79: give the tokenizer of"):
+        extract_activations(model, tokenizer, ["the cat"], layer=0)
 
 
 def rows(text, document, position):
@@ -469,6 +510,64 @@ def test_an_unreachable_hub_is_told_with_the_way_around(monkeypatch):
         load_model("gpt2")
     assert "local folder" in str(e.value)
     assert "hf download gpt2 --local-dir FOLDER" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dtype": "nonsense"}, r"dtype must be one of .*'bfloat16'.*got 'nonsense'"),
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"device": "tpu"}, "'tpu' is not a torch device"),
+    ],
+)
+def test_wrong_devices_and_dtypes_are_named(folders, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(folders["gpt2"], **wrong)
+
+
+@pytest.mark.parametrize("n_bytes", [100, -100])
+def test_damaged_weights_are_told(tmp_path, n_bytes):
+    save("gpt2", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:n_bytes])
+    with pytest.raises(ValueError, match=r"cannot be read.*fetch it again"):
+        load_model(tmp_path)
+
+
+def test_a_damaged_gguf_file_is_told(tmp_path):
+    pytest.importorskip("gguf")
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF123")
+    with pytest.raises(ValueError, match=r"model\.gguf.*fetch it again"):
+        load_model(path)
+
+
+def test_a_model_without_a_tokenizer_is_told(tmp_path):
+    save("gpt2", tmp_path)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises((ValueError, OSError), match="tokenizer"):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_a_model_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for empty in (tmp_path, "", "."):
+        with pytest.raises(FileNotFoundError, match=r"no model at .*config\.json"):
+            load_model(empty)
+
+
+def test_the_packaged_model_has_a_name(folders, monkeypatch):
+    monkeypatch.setattr(models, "packaged_model", lambda: folders["gpt2"])
+    assert load_model("packaged")[0].config.n_embd == 16
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_loading_shows_bars_only_if_asked(folders, capfd, verbose):
+    before = transformers.utils.logging.is_progress_bar_enabled()
+    load_model(folders["gpt2"], verbose=verbose)
+    assert bool(capfd.readouterr().err) == bool(verbose)
+    assert transformers.utils.logging.is_progress_bar_enabled() == before
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch):

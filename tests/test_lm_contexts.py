@@ -183,16 +183,26 @@ def test_bad_files_are_named_with_the_line(tmp_path, content, message):
 
 
 def test_other_sources_are_refused(tmp_path):
-    with pytest.raises(TypeError, match="got a string"):
+    with pytest.raises(TypeError, match="got a str"):
         Texts("abc")
     with pytest.raises(TypeError, match="got 3 at index 1"):
         list(Texts(["a", 3]))
-    with pytest.raises(FileNotFoundError):
-        list(Texts(tmp_path / "nowhere.txt"))
+    for wrong in ({"text": "a"}, b"abc", 3, None):
+        with pytest.raises(TypeError, match="texts must be a list or another iterable"):
+            Texts(wrong)
+    for wrong in (tmp_path / "nowhere.txt", [tmp_path]):
+        with pytest.raises(FileNotFoundError, match="no text file at"):
+            Texts(wrong)
     with gzip.open(tmp_path / "a.txt", "wb") as file:
         file.write(b"abc")
     with pytest.raises(ValueError, match=r"a\.txt is not text in UTF-8"):
         list(Texts(tmp_path / "a.txt"))
+
+
+def test_half_of_a_surrogate_pair_is_told(gpt2):
+    texts = ["whole \U0001f600", "half \ud83d"]
+    with pytest.raises(ValueError, match=r"document 1 .*surrogate pair at character 5"):
+        extract_activations(*gpt2, texts, layer=0)
 
 
 def test_data_sets_of_the_hub(tmp_path):

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 pytest.importorskip("transformers")
 
+from sklearn.exceptions import NotFittedError
+
 from skchoice import MutualChoiceSAE
 from skchoice.lm import (
     encode_text,
@@ -272,3 +274,13 @@ def test_texts_of_one_token_and_of_none(gpt2, sae):
     assert found.codes.shape == (1, 24) and found.codes.nnz == 0
     with pytest.raises(ValueError, match="no token"):
         encode_text(*gpt2, sae, "", layer=1)
+
+
+def test_what_is_not_fitted_and_what_is_no_text_is_refused(gpt2, sae):
+    with pytest.raises(NotFittedError):
+        encode_text(*gpt2, MutualChoiceSAE(), "the cat", layer=1)
+    with pytest.raises(NotFittedError):
+        loss_recovered(*gpt2, TEXTS, MutualChoiceSAE(), layer=1)
+    for wrong in (["the cat"], None, b"the cat"):
+        with pytest.raises(TypeError, match="text must be one string"):
+            encode_text(*gpt2, sae, wrong, layer=1)

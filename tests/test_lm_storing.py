@@ -118,7 +118,7 @@ def test_a_complete_run_is_not_run_again(gpt2, tmp_path, monkeypatch):
 def test_the_bar_shows_speed_time_and_disk(gpt2, tmp_path, capfd):
     run(gpt2, tmp_path, verbose=1)
     shown = capfd.readouterr().err
-    assert "tokens/s" in shown and "GB" in shown and "<" in shown
+    assert "tokens/s" in shown and "kB" in shown and "<" in shown
 
 
 # ------------------------------------------------------------------------- broken off
@@ -250,7 +250,7 @@ def test_too_little_text(gpt2, tmp_path, texts):
         ({"hooks": ["resid_post", "mlp"]}, r"hook must be one of .*'resid_mid'"),
         ({"shard_rows": 0}, "shard_rows must be"),
         ({"dtype": "bfloat16"}, "dtype must be one of"),
-        ({"texts": "abc"}, "got a string"),
+        ({"texts": "abc"}, "got a str"),
     ],
 )
 def test_wrong_values_are_named_before_anything_is_written(
@@ -278,3 +278,27 @@ def test_texts_may_be_given_as_texts(gpt2, tmp_path):
     path.write_text('{"body": "the cat sat"}\n')
     stores = run(gpt2, tmp_path / "stores", Texts(path, field="body"))
     assert len(stores[2, "resid_post"]) == 10
+
+
+@pytest.mark.parametrize("max_tokens", [None, 100, 10**6])
+def test_a_complete_store_is_not_taken_for_one_of_other_texts(
+    gpt2, tmp_path, max_tokens
+):
+    run(gpt2, tmp_path, max_tokens=max_tokens)
+    with pytest.raises(StoreError, match="texts are not those"):
+        run(gpt2, tmp_path, ["another", *TEXTS[1:]], max_tokens=max_tokens)
+    more = [*TEXTS, "the cat sat"]
+    if max_tokens == 100:  # further texts would not have been read
+        run(gpt2, tmp_path, more, max_tokens=max_tokens)
+    else:
+        with pytest.raises(StoreError, match=r"texts now go on after the .* rows"):
+            run(gpt2, tmp_path, more, max_tokens=max_tokens)
+    run(gpt2, tmp_path, max_tokens=max_tokens)
+
+
+def test_a_missing_file_is_told_before_the_files_before_it_are_read(gpt2, tmp_path):
+    (tmp_path / "one.txt").write_text("the cat sat")
+    files = [tmp_path / "one.txt", tmp_path / "two.txt"]
+    with pytest.raises(FileNotFoundError, match=r"no text file at .*two"):
+        run(gpt2, tmp_path / "stores", files)
+    assert not (tmp_path / "stores").exists()

@@ -22,6 +22,7 @@ from skchoice.pages.features import N_BANDS, N_BINS, feature_matches
 from skchoice.pages.overview import Totals, underused
 from skchoice.pages.spool import Spool
 from skchoice.pages.text import Windows, legible
+from skchoice.store import TOKEN, ActivationStore, StoreWriter
 
 
 def made_up_codes(n_rows, n_features, seed=0):
@@ -458,3 +459,25 @@ def test_a_report_that_fails_leaves_the_old_page(fitted, Lazy, X, tmp_path):
         skchoice.report(fitted, Lazy(bad), path=page)
     assert page.read_text() == "old"
     assert list(tmp_path.iterdir()) == [page]
+
+
+def test_a_view_of_a_store_has_its_tokens(fitted, X, tmp_path):
+    tokens = np.zeros(len(X), TOKEN)
+    tokens["token_id"] = np.arange(len(X)) % 7
+    tokens["position"] = np.arange(len(X))
+    values = X.astype(np.float32)
+    values[5] *= 1e4
+    StoreWriter(tmp_path / "X", X.shape[1], dtype="float32").append(values, tokens)
+    view = ActivationStore(tmp_path / "X").without_outliers()
+    assert len(view) == len(X) - 1
+    found = skchoice.report(fitted, view, path=tmp_path / "view.html")
+    kept = np.delete(tokens, 5)
+    expected = skchoice.report(
+        fitted,
+        np.delete(values, 5, axis=0),
+        tokens=[f"<{number}>" for number in kept["token_id"]],
+        document=kept["document"],
+        position=kept["position"],
+        path=tmp_path / "rows.html",
+    )
+    assert found.read_bytes() == expected.read_bytes()

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -17,9 +18,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
 from sklearn.model_selection import GridSearchCV, ShuffleSplit, cross_val_score
 
-from skchoice import MutualChoiceSAE, files, shards
+from skchoice import MutualChoiceSAE, files
 from skchoice.exceptions import StoreError
 from skchoice.lazy import LazyArray, RowView
+from skchoice.manifest import configuration_hash
 from skchoice.store import TOKEN, ActivationStore, StoreWriter
 
 LENGTHS = (5, 1, 9, 4, 11)
@@ -238,6 +240,30 @@ def test_outliers_are_left_out(tmp_path, n_rows):
     kept = np.arange(n_rows) != n_rows - 2
     assert_same(store.without_outliers(ratio=1.5), rows[kept])
     assert len(store.without_outliers()) == n_rows
+
+
+def test_views_know_the_tokens_of_their_rows(store, tmp_path):
+    tokens, rows = store.tokens[:], np.array([9, 2, 2, 28])
+    assert_array_equal(store[rows, ...].tokens[:], tokens[rows])
+    assert_array_equal(store[20:3:-2, ...].tokens[1:5], tokens[20:3:-2][1:5])
+    assert_array_equal(store[rows, ...][[3, 0], ...].tokens[:], tokens[rows][[3, 0]])
+    StoreWriter(tmp_path, N_COLUMNS).append(VALUES)
+    assert ActivationStore(tmp_path)[rows, ...].tokens is None
+
+
+def test_rows_without_outliers_keep_their_tokens(tmp_path):
+    values = VALUES.copy()
+    values[4] = 6e4
+    write(tmp_path, values, LENGTHS)
+    store = ActivationStore(tmp_path)
+    kept = store.without_outliers()
+    assert_array_equal(kept.tokens[:], np.delete(store.tokens[:], 4))
+
+
+@pytest.mark.parametrize("ratio", [0.5, -1, np.nan, "x", None, True])
+def test_a_wrong_ratio_is_refused(store, ratio):
+    with pytest.raises(ValueError, match="ratio must be a number of at least 1"):
+        store.without_outliers(ratio)
 
 
 # -------------------------------------------------------------------- in scikit-learn
@@ -570,6 +596,11 @@ def test_another_configuration_is_told_and_harms_nothing(tmp_path):
     StoreWriter(tmp_path, 3, configuration={"model": "gpt2", "layer": 8})
 
 
+def test_complex_rows_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="real numbers, got dtype complex128"):
+        StoreWriter(tmp_path, 3).append(np.ones((2, 3), complex))
+
+
 def test_two_writers_do_not_mix(folder):
     one, other = StoreWriter(folder, 3), StoreWriter(folder, 3)
     tokens = made_up_tokens(N_ROWS)
@@ -581,7 +612,146 @@ def test_two_writers_do_not_mix(folder):
     assert_same(store, np.concatenate([VALUES, VALUES]))
 
 
+def write_again_and_again(folder, n_shards, told):
+    rows = np.full((500, 16), 7)
+    while True:
+        try:
+            writer = StoreWriter(folder, 16)
+            while writer.n_shards < n_shards:
+                writer.append(rows)
+            return
+        except StoreError as error:
+            told.put(str(error))
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="no locks here")
+def test_two_processes_at_once_damage_nothing(tmp_path):
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+    writers = [
+        context.Process(target=write_again_and_again, args=(tmp_path, 60, told))
+        for _ in range(2)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(100)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    while not told.empty():
+        assert "another process" in told.get()
+    store = ActivationStore(tmp_path)
+    store.verify()
+    assert store.shape == (60 * 500, 16) and (np.asarray(store) == 7).all()
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_configurations_hash_alike_in_any_order():
-    one = shards.configuration_hash({"a": 1, "b": [2]})
-    assert one == shards.configuration_hash({"b": [2], "a": 1})
-    assert one != shards.configuration_hash({"a": 1, "b": [3]})
+    one = configuration_hash({"a": 1, "b": [2]})
+    assert one == configuration_hash({"b": [2], "a": 1})
+    assert one != configuration_hash({"a": 1, "b": [3]})
+
+
+def drop(*path):
+    def change(manifest):
+        for key in path[:-1]:
+            manifest = manifest[key]
+        del manifest[path[-1]]
+
+    return change
+
+
+def put(value, *path):
+    def change(manifest):
+        for key in path[:-1]:
+            manifest = manifest[key]
+        manifest[path[-1]] = value
+
+    return change
+
+
+NAMES = "version shape dtype configuration configuration_sha256 progress complete"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *map(drop, [*NAMES.split(), "shards"]),
+        *(put(None, name) for name in [*NAMES.split(), "shards"]),
+        drop("shards", 1),  # then the rows do not add up
+        drop("shards", 1, "rows"),
+        drop("shards", 1, "files", "activations"),
+        drop("shards", 1, "files", "tokens", "sha256"),
+        put([3, 3], "shape"),
+        put([], "shape"),
+        put("1", "version"),
+        put("nonsense", "dtype"),
+        put("object", "dtype"),
+        put({}, "shards"),
+        put(5, "shards", 0),
+        put(-3, "shards", 0, "rows"),
+        put("x", "shards", 0, "rows"),
+        put({}, "shards", 0, "files"),
+        put("../elsewhere.npy", "shards", 0, "files", "tokens", "name"),
+        put(3, "configuration", "layer"),
+    ],
+)
+def test_a_manifest_edited_by_hand_is_refused(tmp_path, change):
+    write(tmp_path, VALUES, LENGTHS, configuration={"layer": 8})
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=r"manifest\.json is not as it was written"):
+        ActivationStore(tmp_path)
+    with pytest.raises(StoreError, match="not as it was written"):
+        StoreWriter(tmp_path, 3, configuration={"layer": 8})
+
+
+@pytest.mark.parametrize(("name", "value"), [("dtype", "float32"), ("columns", 2)])
+def test_shards_that_are_not_as_the_manifest_says_are_refused(tmp_path, name, value):
+    write(tmp_path, VALUES, LENGTHS)
+    if name == "columns":
+        edit(tmp_path, shape=[N_ROWS, value])
+    else:
+        edit(tmp_path, dtype=value)
+    with pytest.raises(StoreError, match=r"activations-00000\.npy holds .* says"):
+        np.asarray(ActivationStore(tmp_path))
+
+
+@pytest.mark.parametrize("n_columns", [0, -1, 2.5, "x", None])
+def test_a_wrong_width_is_refused_before_there_is_a_store(tmp_path, n_columns):
+    with pytest.raises(ValueError, match="n_columns must be an integer at least 1"):
+        StoreWriter(tmp_path / "new", n_columns)
+    assert not (tmp_path / "new").exists()
+
+
+def test_progress_that_cannot_be_written_costs_nothing(tmp_path):
+    writer = write(tmp_path, VALUES, LENGTHS)
+    with pytest.raises(TypeError):
+        writer.append(VALUES, made_up_tokens(N_ROWS), {"n": object()})
+    assert writer.n_rows == N_ROWS and writer.progress == {"n": N_ROWS}
+    writer.append(VALUES, made_up_tokens(N_ROWS), {"n": 2 * N_ROWS})
+    assert_same(ActivationStore(tmp_path), np.concatenate([VALUES, VALUES]))
+
+
+def test_only_shards_that_are_there_are_kept(tmp_path):
+    writer = write(tmp_path, VALUES, LENGTHS)
+    for wrong in (-1, 6, "x"):
+        with pytest.raises(ValueError, match="n_shards must be an integer from 0 to 5"):
+            writer.keep(wrong)
+    assert writer.n_rows == N_ROWS
+
+
+def test_a_store_without_rows_is_begun_anew(tmp_path):
+    StoreWriter(tmp_path, 3, configuration={"layer": 8})
+    StoreWriter(tmp_path, 4, configuration={"layer": 9}).append(np.ones((2, 4)))
+    store = ActivationStore(tmp_path)
+    assert store.shape == (2, 4) and store.configuration == {"layer": 9}
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "X"):
+        with pytest.raises(OSError, match=r"no store can be begun in .*Give a folder"):
+            StoreWriter(folder, 3)
+    assert (tmp_path / "file").read_text() == "x"

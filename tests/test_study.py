@@ -13,8 +13,8 @@ from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, metrics
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from study import claims, tables  # noqa: E402
-from study.judge import codes_at_k, judge  # noqa: E402
+from study import claims, tables
+from study.judge import codes_at_k, judge
 
 X = load_digits().data.astype(np.float32)
 TRAIN, NEW = X[:1400], X[1400:]
@@ -49,7 +49,8 @@ def test_at_equal_l0_all_thresholds_have_one_factor(sae):
         pytest.skip("has none")
     codes = codes_at_k(sae, NEW)[1]
     x = NEW - sae.decoder_bias_
-    sizes = np.linalg.norm(x, axis=1) if sae.importance == "relative" else np.ones(len(x))
+    relative = sae.importance == "relative"
+    sizes = np.linalg.norm(x, axis=1) if relative else np.ones(len(x))
     acts = x / sizes[:, None] @ sae.encoder_weights_.T + sae.encoder_bias_
     margins = np.where(acts > 0, acts, 0) / sae.thresholds_
     kept = np.sort(margins[codes.toarray() > 0]), margins[codes.toarray() == 0]

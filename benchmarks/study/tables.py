@@ -46,7 +46,7 @@ def spread(values: Iterable[float], digits: int = 4, scale: float = 1.0) -> str:
     """Return mean and standard deviation as text."""
     values = [scale * value for value in values]
     if not values:
-        return "–"
+        return "n/a"
     deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{mean(values):.{digits}f}{deviation}"
 
@@ -54,7 +54,7 @@ def spread(values: Iterable[float], digits: int = 4, scale: float = 1.0) -> str:
 def percent(values: Iterable[float]) -> str:
     """Return mean and standard deviation in percent."""
     text = spread(values, 1, 100.0)
-    return text if text == "–" else f"{text} %"
+    return text if text == "n/a" else f"{text} %"
 
 
 COLUMNS = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from skchoice.arguments import check_integer
+from skchoice.arguments import check_integer, check_number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +25,8 @@ class Activations:
         In the tokenizer's vocabulary.
     tokens : ndarray of shape (n_tokens,), str
         Readable text of each token, with its leading space. A token that holds
-        only part of a character reads as the replacement character.
+        only part of a character reads as the replacement character, and the character
+        0 as its picture, ``␀``: arrays of strings end where zeros begin.
     document : ndarray of shape (n_tokens,), int64
         Index into the texts.
     position : ndarray of shape (n_tokens,), int64
@@ -80,13 +81,14 @@ class Activations:
         Parameters
         ----------
         ratio : float, default=10.0
-            Of a row's norm to the median of all rows.
+            Of a row's norm to the median of all rows; at least 1.
 
         Returns
         -------
         activations : Activations
             The other rows, copied; those left out are counted as dropped.
         """
+        check_number("ratio", ratio, 1)
         norms = np.concatenate(
             [  # in pieces: float16 cannot hold a norm, and float32 is twice the size
                 np.linalg.norm(rows.astype(np.float32), axis=1)
@@ -139,7 +141,8 @@ def readable(tokenizer: PreTrainedTokenizerBase, token_ids: np.ndarray) -> np.nd
     prefix = str(tokenizer.decode(before))
     distinct, inverse = np.unique(token_ids, return_inverse=True)
     texts = [str(tokenizer.decode([*before, token])) for token in distinct.tolist()]
-    return np.array([text.removeprefix(prefix) for text in texts])[inverse]
+    shown = [text.removeprefix(prefix).replace("\0", "␀") for text in texts]
+    return np.array(shown)[inverse]
 
 
 def top_contexts(

@@ -116,7 +116,7 @@ class Cutting:
         number = offset = -1
         for number, text in enumerate(texts):
             digest.update(f"{len(text)} ".encode())
-            digest.update(text.encode("utf-8", "surrogatepass"))
+            digest.update(_encoded(text, number))
             if number < start.document:
                 continue
             if number == start.document and start.texts_sha256:
@@ -153,6 +153,16 @@ class Cutting:
         others = np.isin(tokens["token_id"], special) & ~first
         dropped = {"first": int(first.sum()), "special": int(others.sum())}
         return Context(tokens, ~first & ~others, dropped, end)
+
+
+def _encoded(text: str, number: int) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"document {number} of the texts has half of a surrogate pair at character "
+            f"{error.start}, which is no text: read it with errors='replace'."
+        ) from error
 
 
 def _check_texts(digest: str, start: Cursor) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 from skchoice.lm.activations import readable
 from skchoice.lm.contexts import Cutting, batches
@@ -117,6 +118,9 @@ def encode_text(
     >>> encoded.codes.shape, encoded.encoded.tolist()
     ((3, 8), [False, True, True])
     """
+    check_is_fitted(sae)
+    if not isinstance(text, str):
+        raise TypeError(f"text must be one string, got {text!r}.")
     cutting = Cutting(context_length, False, drop_first, drop_special)
     [site] = checked_sites(model, [layer], [hook], cutting, 1, None)
     tokens, keep, rows = [], [], []

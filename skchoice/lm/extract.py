@@ -176,8 +176,9 @@ def check_any(n_rows: int) -> None:
     """Raise where the texts gave no row."""
     if not n_rows:
         raise ValueError(
-            "no token is left of the texts: give more text, or drop less with "
-            "drop_first and drop_special."
+            "no token is left of the texts, of which position 0 and special tokens are "
+            "dropped: give more text, or drop less (drop_first=False, "
+            "drop_special=False; --keep-first, --keep-special)."
         )
 
 

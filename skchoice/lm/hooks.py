@@ -76,13 +76,30 @@ def capture(
 
 @torch.no_grad()
 def forward(model: PreTrainedModel, ids: NDArray, position: NDArray) -> Any:
-    """Run contexts; those that start anew in the middle hold several documents."""
+    """Run contexts; those that start anew in the middle hold several documents.
+
+    Raises
+    ------
+    ValueError
+        If the model has no such token.
+    """
+    largest, n_tokens = int(ids.max()), vocabulary_size(model)
+    if largest >= n_tokens:
+        raise ValueError(
+            f"the texts have token id {largest}, and {type(model).__name__} knows the "
+            f"ids from 0 to {n_tokens - 1}: give the tokenizer of this model."
+        )
     inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64)).to(model.device)}
     if holds_several(position):
         # transformers keeps tokens apart between which the positions start anew.
         positions = torch.from_numpy(position.astype(np.int64))
         inputs["position_ids"] = positions.to(model.device)
     return model(**inputs, use_cache=False)
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Return the number of tokens that the model can read."""
+    return len(model.get_input_embeddings().weight)
 
 
 def holds_several(position: NDArray) -> bool:
@@ -92,14 +109,17 @@ def holds_several(position: NDArray) -> bool:
 
 def keeps_documents_apart(model: PreTrainedModel, site: Site) -> bool:
     """Try whether a document in the middle of a context is as it is alone."""
-    ids = np.array([[3, 5, 4, 1, 2, 3, 4]])
-    position = np.array([[0, 1, 2, 0, 1, 2, 3]])
-    keep = np.arange(7)[None] >= 3
+    window = getattr(model.config, "max_position_embeddings", None) or 7
+    length = min(window, 7)
+    first = length // 2  # tokens of another document
+    ids = np.array([[3, 5, 4, 1, 2, 3, 4]])[:, :length] % vocabulary_size(model)
+    position = np.concatenate([np.arange(first), np.arange(length - first)])[None]
+    keep = np.arange(length)[None] >= first
     try:
         [packed] = capture(model, [site], ids, position, keep)
     except TypeError:  # takes no position_ids
         return False
-    alone = slice(3, None)
+    alone = slice(first, None)
     [expected] = capture(
         model, [site], ids[:, alone], position[:, alone], keep[:, alone]
     )

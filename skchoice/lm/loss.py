@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skchoice.lm.contexts import PAD, Batch, Context, Cutting, batches
@@ -167,6 +168,8 @@ def loss_recovered(
     >>> result.recovered, result.n_tokens
     (1.0, 18)
     """
+    if not callable(sae):
+        check_is_fitted(sae)
     cutting = Cutting(context_length, attend_across_documents, drop_first, drop_special)
     [site] = checked_sites(model, [layer], [hook], cutting, batch_size, max_tokens)
     texts = texts if isinstance(texts, Texts) else Texts(texts)

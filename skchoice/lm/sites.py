@@ -146,7 +146,9 @@ def _trace(model: PreTrainedModel, blocks: list[nn.Module]) -> list[list[_Call]]
     handles = [
         module.register_forward_hook(note, with_kwargs=True) for module in set(modules)
     ]
-    ids = torch.arange(5, device=model.device)[None]
+    n_tokens = len(model.get_input_embeddings().weight)
+    length = min(5, getattr(model.config, "max_position_embeddings", None) or 5)
+    ids = torch.arange(length, device=model.device)[None] % n_tokens
     try:
         model(input_ids=ids, use_cache=False)
     except _TracedEnough:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from skchoice.arguments import check_choice, check_integer
+from skchoice.exceptions import StoreError
 from skchoice.lm.contexts import Batch, Cursor, Cutting, added, batches, limited
 from skchoice.lm.extract import captured, check_any, checked_sites
 from skchoice.lm.hooks import capture
@@ -155,7 +156,10 @@ def store_activations(
         )
         for site, width in zip(sites, _widths(model, sites), strict=True)
     }
-    if not all(writer.complete for writer in writers.values()):
+    if all(writer.complete for writer in writers.values()):
+        done = next(iter(writers.values()))
+        _check_ended(tokenizer, texts, cutting, done, max_tokens)
+    else:
         run = _Run(model, writers, dtype, shard_rows)
         run.go_on(tokenizer, texts, cutting, batch_size, max_tokens, verbose)
     return {
@@ -174,6 +178,23 @@ def _listed(name: str, values: Any) -> list:
 def _widths(model: PreTrainedModel, sites: list[Site]) -> list[int]:
     two = np.array([[0, 1]])
     return [rows.shape[1] for rows in capture(model, sites, two, two, two >= 0)]
+
+
+def _check_ended(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Texts,
+    cutting: Cutting,
+    done: StoreWriter,
+    max_tokens: int | None,
+) -> None:
+    """Raise StoreError unless a complete store is of these texts, and all of them."""
+    contexts = cutting.contexts(tokenizer, texts, Cursor(**done.progress["cursor"]))
+    more = next(contexts, None)  # which compares what was read before
+    if more is not None and (max_tokens is None or done.n_rows < max_tokens):
+        raise StoreError(
+            "the stores are complete, and the texts now go on after the "
+            f"{done.n_rows:,} rows in them: give another folder for these texts."
+        )
 
 
 class _Run:
@@ -258,11 +279,11 @@ class _Run:
     def _show(self, bar: tqdm, share: float | None, max_tokens: int | None) -> None:
         """Show tokens per second, and what the whole will take."""
         size = sum(rows[0][:1].nbytes + TOKEN.itemsize for rows in self._held.values())
-        disk = f"{self._n_rows * size / 1e9:.2f}"
+        disk = tqdm.format_sizeof(self._n_rows * size)
         if share:
             expected = self._n_rows / share
             bar.total = int(min(expected, max_tokens or expected))
         if bar.total:
-            disk += f"/{bar.total * size / 1e9:.2f}"
-        bar.set_postfix_str(f"{disk} GB", refresh=False)
+            disk += f"/{tqdm.format_sizeof(bar.total * size)}"
+        bar.set_postfix_str(f"{disk}B", refresh=False)
         bar.update(self._n_rows - bar.n)

@@ -31,7 +31,7 @@ class Texts:
     TypeError
         If the source is one string, or something in it is no document.
     FileNotFoundError
-        If a file is not there.
+        If the file, or one of a list of files, is not there.
 
     Examples
     --------
@@ -41,12 +41,20 @@ class Texts:
     """
 
     def __init__(self, source: Path | Iterable[Any], field: str = "text"):
-        if isinstance(source, str):
+        if isinstance(source, (str, bytes, Mapping)) or not isinstance(
+            source, (Path, Iterable)
+        ):
+            kind = type(source).__name__
             raise TypeError(
-                "texts must be an iterable of strings, got a string: [text]? For a "
-                "file: pathlib.Path(name)?"
+                f"texts must be a list or another iterable of strings, got a {kind}: "
+                "for one text give [text], for a file pathlib.Path(name)."
             )
         self._source = [source] if isinstance(source, Path) else source
+        for path in self._files():  # before a model is run on those before it
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"no text file at {str(path)!r}: give files, in UTF-8."
+                )
         self._field = field
         self._begin()
 
@@ -71,6 +79,10 @@ class Texts:
             ) from error
         return cls(load_dataset(name, split=split, streaming=True), field)
 
+    def _files(self) -> list[Path]:
+        items = self._source if isinstance(self._source, (list, tuple)) else []
+        return [item for item in items if isinstance(item, Path)]
+
     def _begin(self) -> None:
         self._n_items = 0
         self._n_bytes = 0
@@ -87,10 +99,13 @@ class Texts:
 
     def __iter__(self) -> Iterator[str]:
         self._begin()
-        if isinstance(self._source, list):
-            files = [path for path in self._source if isinstance(path, Path)]
-            if files and len(files) == len(self._source):
-                self._file_bytes = sum(path.stat().st_size for path in files)
+        files = self._files()
+        if (
+            files
+            and isinstance(self._source, Sized)
+            and len(files) == len(self._source)
+        ):
+            self._file_bytes = sum(path.stat().st_size for path in files)
         for index, item in enumerate(self._source):
             if isinstance(item, Path):
                 yield from self._file(item)

@@ -137,6 +137,8 @@ def report(
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"There is no folder {path.parent} to write {path.name} to.")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the name of the file to write.")
     rows, _ = sae._open(X, reset=False)
     given = checked(
         X,
