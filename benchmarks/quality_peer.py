@@ -29,6 +29,7 @@ OUT = Path(__file__).parent / "results" / "study" / "quality_peer.json"
 RATES = (2.5e-3, 5e-3, 1.25e-3, 6e-4)
 OUR_RATES = (2.5e-3, 1.25e-3)
 SEEDS = range(3)
+DECAY = 0.5  # of the steps, for both
 
 
 def main() -> None:
@@ -82,7 +83,7 @@ def ours(name: str, rows: Rows, options, rate: float, seed: int) -> dict:
         batch_size=options.batch_size,
         learning_rate=rate,
         max_iter=1,
-        decay_fraction=0.2,
+        decay_fraction=DECAY,
         n_calibration=0,
         random_state=seed,
     ).fit(rows.train)
@@ -110,7 +111,7 @@ def peer(name: str, rows: Rows, options, rate: float, seed: int) -> dict:
         lm_name="",
         lr=rate,
         warmup_steps=warmup,
-        decay_start=int(0.8 * n_steps),
+        decay_start=int((1 - DECAY) * n_steps),
         threshold_start_step=warmup,
         seed=seed,
         device="cpu",
