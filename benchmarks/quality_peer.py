@@ -26,8 +26,10 @@ from skchoice import MutualChoiceSAE, TokenChoiceSAE, metrics
 from skchoice.training import Standardisation, standardise
 
 OUT = Path(__file__).parent / "results" / "study" / "quality_peer.json"
-RATES = (6e-4, 1.25e-3, 2.5e-3)
+RATES = (2.5e-3, 5e-3, 1.25e-3, 6e-4)
+OUR_RATES = (2.5e-3, 1.25e-3)
 SEEDS = range(3)
+DECAY = 0.5  # of the steps, for both
 
 
 def main() -> None:
@@ -66,7 +68,7 @@ def main() -> None:
         return results[key]["fvu"]
 
     for name in ("mutual", "token", "peer"):
-        rates = RATES if name == "peer" else RATES[1:]
+        rates = RATES if name == "peer" else OUR_RATES
         best = min(rates, key=lambda rate: run(name, rate, 0))
         for seed in SEEDS[1:]:
             run(name, best, seed)
@@ -81,6 +83,7 @@ def ours(name: str, rows: Rows, options, rate: float, seed: int) -> dict:
         batch_size=options.batch_size,
         learning_rate=rate,
         max_iter=1,
+        decay_fraction=DECAY,
         n_calibration=0,
         random_state=seed,
     ).fit(rows.train)
@@ -108,7 +111,7 @@ def peer(name: str, rows: Rows, options, rate: float, seed: int) -> dict:
         lm_name="",
         lr=rate,
         warmup_steps=warmup,
-        decay_start=int(0.8 * n_steps),
+        decay_start=int((1 - DECAY) * n_steps),
         threshold_start_step=warmup,
         seed=seed,
         device="cpu",

@@ -44,8 +44,18 @@ SMALL = {
         n_features=256, k=8, max_iter=100, batch_size=190, learning_rate=7.5e-3
     ),
 }
-# A larger batch than the default, at a third of the cost.
-LARGE = dict(n_features=8192, k=32, max_iter=1, batch_size=1024, learning_rate=2.5e-3)
+# A larger batch than the default, at a third of the cost. Its gradients are less noisy
+# and need less decay: with the default of half the steps Feature Choice, whose caps
+# arrive with the decay, is at 0.160 instead of 0.157, Mutual Choice where it was, and
+# Token Choice at 0.166 instead of 0.167 (one seed).
+LARGE = dict(
+    n_features=8192,
+    k=32,
+    max_iter=1,
+    batch_size=1024,
+    learning_rate=2.5e-3,
+    decay_fraction=0.2,
+)
 WIDE = LARGE | dict(n_features=32768, batch_size=2048)
 
 
