@@ -217,6 +217,7 @@ class ChoiceSAE(FittedSAE):
                     schedule,
                     checkpoints.after_step,
                 )
+            diagnosis.check_convergence(progress.state)
             sample = _Sample(rows, held_units)
             self._finish(
                 progress.state, sample, names, n_iter, keep_state=self.warm_start
@@ -479,7 +480,6 @@ class ChoiceSAE(FittedSAE):
     def _finish(self, state, sample, names, n_iter, keep_state) -> None:
         """Calibrate on a sample, and only then set the fitted attributes."""
         standardisation = state.standardisation
-        diagnosis.check_convergence(state)
         affinities = EncoderAffinities(
             state.parameters,
             lambda: token_chunks(

@@ -89,18 +89,12 @@ def check_settings(
 
 
 def check_convergence(state: TrainingState) -> None:
-    """Raise where training has come to nothing, warn where it nearly has."""
+    """Raise where training has come to nothing at all."""
     fvu, rate = (state.history[-1][name] for name in ("fvu", "learning_rate"))
     if not fvu < _HOPELESS:
         raise DivergenceError(
             f"Training has diverged: it ended with {fvu:.3g} times the variance of X "
             f"as its error. Lower learning_rate, which has come to {rate:.3g}."
-        )
-    if fvu > _DIVERGED:
-        _warn(
-            f"Training ended with {fvu:.3g} times the variance of X as its error: it "
-            "has diverged. Lower learning_rate.",
-            DivergenceWarning,
         )
 
 
@@ -112,6 +106,13 @@ def check_fit(state: TrainingState, calibration: Calibration) -> None:
             f"{unfilled:.1%} of the budget of matches stayed unfilled: there were too "
             "few positive affinities. Lower k, or raise n_features.",
             UnfilledBudgetWarning,
+        )
+    fvu = state.history[-1]["fvu"]
+    if not fvu < _DIVERGED:
+        _warn(
+            f"Training ended with {fvu:.3g} times the variance of X as its error: it "
+            "has diverged. Lower learning_rate.",
+            DivergenceWarning,
         )
     same = _share_of_same_directions(state.parameters.decoder)
     if same > _SAME_SHARE:

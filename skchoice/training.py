@@ -84,16 +84,17 @@ class TrainingState:
         self.allocator = WarmAllocator()
 
     def restandardise(self, new: Standardisation) -> None:
-        """Go on with another centre and scale, the decoder bias in the new centre.
+        """Go on with another centre and scale: directions stay, biases start anew.
 
-        Left where it was, far off, it would take Adam for ever to bring it back.
+        Of another centre or scale they would be so far off that it took Adam for ever
+        to bring them back.
         """
-        parameters, ratio = self.parameters, self.standardisation.scale / new.scale
-        parameters.decoder_bias.zero_()
-        self.optimizer.forget(DECODER_BIAS, slice(None))
-        if not parameters.relative:
-            parameters.encoder_bias.mul_(ratio)
-            self.optimizer.forget(ENCODER_BIAS, slice(None))
+        biases = [(DECODER_BIAS, self.parameters.decoder_bias)]
+        if not self.parameters.relative:
+            biases.append((ENCODER_BIAS, self.parameters.encoder_bias))
+        for which, bias in biases:
+            bias.zero_()
+            self.optimizer.forget(which, slice(None))
         self.standardisation, self.allocator = new, WarmAllocator()
 
     def to(self, device: torch.device) -> TrainingState:
@@ -290,7 +291,7 @@ def standardise(sample: Tensor) -> tuple[Standardisation, float]:
             f"The largest number in X is {largest:.3g}, which float32 cannot square. "
             "Rescale X."
         )
-    centre = sample.mean(0)
+    centre = sample.median(0).values
     for _ in range(2):
         squares = (sample - centre).square().sum(1)
         typical = squares.median()

@@ -493,6 +493,8 @@ def test_another_standardisation_keeps_the_codes_about_its_centre(relative, scal
     x = torch.tensor(spread_rows(200, D))
     state = a_state(0, relative)
     state.parameters.decoder_bias.zero_()
+    if not relative:
+        state.parameters.encoder_bias.zero_()
     state.standardisation = standardise(x)[0]
     other = Standardisation(state.standardisation.centre + 0.5 * scale, scale)
     codes = []
