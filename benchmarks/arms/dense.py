@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from arms import DECAY, LEARNING_RATE, WARMUP, Encoding, Size, l0
-from skchoice.training import linear_schedule
+from skchoice.schedule import linear_schedule
 
 
 class Dense:

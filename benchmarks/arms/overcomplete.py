@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from arms import DECAY, LEARNING_RATE, WARMUP, Encoding, Size, l0
-from skchoice.training import linear_schedule
+from skchoice.schedule import linear_schedule
 
 if "overcomplete" not in sys.modules:
     # Its __init__ also loads models of images, which ask for torchvision and more.

@@ -13,7 +13,7 @@ from sparsify.sign_sgd import SignSGD
 from torch import Tensor
 
 from arms import DECAY, LEARNING_RATE, WARMUP, Encoding, Size
-from skchoice.training import linear_schedule
+from skchoice.schedule import linear_schedule
 
 
 class Sparsify:
