@@ -59,11 +59,7 @@ def main() -> None:
 
     saes, codes, results = [], [], []
     for choice in (TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE):
-        # The default rate, twice as high, is too much here for all but Feature Choice.
-        rate = 0.03 / train.shape[1] ** 0.5
-        sae = choice(
-            args.n_features, args.k, learning_rate=rate, random_state=0, verbose=1
-        )
+        sae = choice(args.n_features, args.k, random_state=0, verbose=1)
         start = time.perf_counter()
         sae.fit(train)
         seconds = time.perf_counter() - start

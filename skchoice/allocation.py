@@ -23,13 +23,11 @@ from skchoice.rules import FALL, Rule
 
 # A group that was short is looked at again with these factors on its threshold, beside
 # what its number of candidates tells, and in the end without a threshold.
-_RETRY_FACTORS = (0.8, 0.5, 0.0)
+_RETRY_FACTORS = (1.0, 0.7, 0.0)
 # The candidates are cut back whenever they outnumber the budget by this factor ...
 _OVERFLOW = 4
 # ... and are more than this many: below, cutting costs more than it saves.
 _MIN_OVERFLOW = 1 << 20
-# Thresholds may rise after each of so many tiles.
-_RAISES = 2
 
 
 class Tile(Protocol):
@@ -230,24 +228,23 @@ def _screen(
     ).item()
     limit = max(_OVERFLOW * int(caps.sum()), _MIN_OVERFLOW)
     first = rule.first_look(n_features) if affinities.one_chunk else None
-    raises = 0 if first is None or restriction else _RAISES
     parts: list[_Found] = []
-    n_seen = 0
+    n_seen = n_seen_at_raise = 0
     dropped = torch.zeros_like(caps)
     for tile, features, tokens in affinities.tiles(**restriction, first=first):
         over = rule.over_tile(thresholds.clamp(min=smallest), features, tokens)
         rows, columns, values = tile.hits(over)
         parts.append(_Found(tokens[columns], features[rows], values))
         n_seen += len(features)
-        if raises and n_seen < n_features:
-            raises -= 1
+        raising = first is not None and not restriction and n_seen < n_features
+        if raising and n_seen >= 2 * n_seen_at_raise:
+            n_seen_at_raise = n_seen
             found = _Found.joined(parts)
-            groups = rule.groups(found.tokens, found.features)
-            counts = torch.bincount(groups, minlength=len(caps))
-            thresholds = rule.raised(thresholds, counts, n_seen / n_features)
-            left = found.values >= thresholds[groups]
+            ranked = found.ranked(rule, affinities.shape, len(caps))
+            thresholds = rule.raised(thresholds, ranked, n_seen / n_features)
+            left = found.values >= thresholds[ranked.groups]
             parts = [found.some(left.nonzero().view(-1))]
-            dropped += torch.bincount(groups[~left], minlength=len(caps))
+            dropped += torch.bincount(ranked.groups[~left], minlength=len(caps))
         if sum(len(part.values) for part in parts) > limit:
             found = _Found.joined(parts)
             ranked = found.ranked(rule, affinities.shape, len(caps))

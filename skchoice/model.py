@@ -27,6 +27,8 @@ from skchoice.ops.coarse import CoarseInputs
 
 # Of one tile of pre-activations, near the size of the cache.
 _TILE_BYTES = 1 << 24
+# Where the first tile is to be small, the others grow by this factor to the full size.
+_GROWTH = 4
 # Fewer tokens of a chunk than this do not repay rounding the weights to bfloat16.
 _MIN_COARSE_TOKENS = 512
 # Places in Parameters.arrays().
@@ -244,22 +246,24 @@ def encoder_tiles(
     """
     n_features = parameters.n_features if features is None else len(features)
     n_tokens = len(chunk.scaled)
-    itemsize = 2 if chunk.coarse else chunk.scaled.itemsize
-    height = min(n_features, max(16, _TILE_BYTES // itemsize // n_tokens))
+    dtype = torch.bfloat16 if chunk.coarse else chunk.scaled.dtype
+    height = min(n_features, max(16, _TILE_BYTES // dtype.itemsize // n_tokens))
     everything = torch.arange(n_features, device=chunk.scaled.device)
-    buffer = None if chunk.coarse else chunk.scaled.new_empty(height, n_tokens)
-    head = min(first or height, height)
-    edges = [0, *range(head, n_features, height), n_features]
+    buffer = chunk.scaled.new_empty(height, n_tokens, dtype=dtype)
+    edges = [0, min(first or height, n_features)]
+    while edges[-1] < n_features:
+        edges.append(min(_GROWTH * edges[-1], edges[-1] + height, n_features))
     for start, stop in pairwise(edges):
         which: slice | Tensor = slice(start, stop)
         indices = everything[which]
         if features is not None:
             which = indices = features[which]
         weight, bias = parameters.encoder[which], parameters.encoder_bias[which, None]
-        if buffer is None:
-            products = coarse.upper_bounds(weight, bias, chunk.coarse)
+        products = buffer[: len(weight)]
+        if chunk.coarse:
+            coarse.upper_bounds(weight, bias, chunk.coarse, products)
         else:
-            products = torch.mm(weight, chunk.scaled.T, out=buffer[: len(weight)])
+            torch.mm(weight, chunk.scaled.T, out=products)
             if chunk.silent is not None:
                 products[:, chunk.silent] = -torch.inf
         yield EncoderTile(weight, bias, chunk, products), indices

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BETAS = (0.9, 0.999)
+# A feature fires on few rows, and by far not on as many in every batch. The usual 0.9
+# and 0.999 remember so long that its steps are scaled by gradients that are long gone:
+# they overshoot, and above some learning rate features die of it.
+_BETAS = (0.5, 0.95)
 # The loss is a fraction of variance, so gradients are small: a larger epsilon would
 # freeze the features that seldom fire.
 _EPSILON = 1e-10

@@ -16,6 +16,7 @@ rule                   a group is              its cap
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,13 +26,15 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from skchoice.allocation import Affinities, Allocation
+    from skchoice.ordering import Ranked
 
 # The number of candidates falls with about this power of the threshold.
 FALL = 4
 # Share of tokens that Token Choice may have to look at twice.
 _SHORT = 0.01
-# Candidates that Token Choice aims at, in matches, once some features have been seen.
-_ROOM = 1.4
+# Candidates that Token Choice wants of the features it has seen, above what it expects
+# of them, in standard deviations of their number.
+_DEVIATIONS = 1.7
 
 
 class Rule(ABC):
@@ -97,10 +100,10 @@ class Rule(ABC):
         """Return how many features to see before thresholds may rise; None: all."""
         return None
 
-    def raised(self, thresholds: Tensor, counts: Tensor, share: float) -> Tensor:
+    def raised(self, thresholds: Tensor, seen: Ranked, share: float) -> Tensor:
         """Return thresholds for the rest, once a share of the features was seen.
 
-        ``counts`` are the candidates so far. No threshold falls.
+        From the candidates so far, of each group in order. No threshold falls.
         """
         return thresholds
 
@@ -155,15 +158,16 @@ class TokenChoice(Rule):
         """Return so many that a token has about one match among them."""
         return -(-n_features // self.k) if self.k else n_features
 
-    def raised(self, thresholds: Tensor, counts: Tensor, share: float) -> Tensor:
+    def raised(self, thresholds: Tensor, seen: Ranked, share: float) -> Tensor:
         """Return for each token a threshold of its own.
 
-        A level for all tokens lets several times the budget through; how many
-        candidates a token has among the first features tells where its cut will be.
+        A level for all tokens lets several times the budget through; a token's largest
+        affinities to the first features tell where its cut will be.
         """
-        expected = counts / share
-        room = expected / (_ROOM * self.k)
-        return thresholds * room.pow(1 / FALL).clamp(min=1.0).to(thresholds.dtype)
+        expected = self.k * share
+        number = math.ceil(expected + _DEVIATIONS * math.sqrt(expected) + 1.0)
+        cuts = seen.value(torch.full_like(seen.starts[1:], number))
+        return torch.maximum(thresholds, cuts)
 
 
 @dataclass(frozen=True)

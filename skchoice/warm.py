@@ -12,6 +12,8 @@ from skchoice.rules import Rule
 
 # Tokens that a cold start looks at to learn where to screen.
 _FIRST_LOOK = 256
+# Pairs of a tile then: without a threshold, half of them are candidates.
+_FIRST_TILE = 1 << 20
 
 
 class WarmAllocator:
@@ -64,7 +66,10 @@ class _FirstTokens:
     ) -> Iterator[tuple[Tile, Tensor, Tensor]]:
         if tokens is None:
             tokens = torch.arange(self.shape[0], device=self.device)
-        return self._all.tiles(features, tokens, first)
+        if features is None:
+            features = torch.arange(self.shape[1], device=self.device)
+        for some in features.split(max(1, _FIRST_TILE // self.shape[0])):
+            yield from self._all.tiles(some, tokens)
 
     def token_sizes(self) -> Tensor:
         return self._all.token_sizes()[: self.shape[0]]

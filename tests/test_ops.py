@@ -199,7 +199,8 @@ def test_hits_outlive_the_tile(bias):
 
 def coarse_hits(weight, bias, inputs, threshold):
     inputs = CoarseInputs(inputs)
-    bounds = coarse.upper_bounds(weight, bias, inputs)
+    out = torch.empty(len(weight), len(inputs.inputs), dtype=torch.bfloat16)
+    bounds = coarse.upper_bounds(weight, bias, inputs, out)
     return coarse.find_hits(bounds, weight, bias, inputs, threshold)
 
 

@@ -104,11 +104,11 @@ def naive_step(arrays, moments, gradients, count):
     for array, gradient, (first, second) in zip(
         arrays, gradients, moments, strict=True
     ):
-        first = 0.9 * first + 0.1 * gradient
-        second = 0.999 * second + 0.001 * gradient**2
+        first = 0.5 * first + 0.5 * gradient
+        second = 0.95 * second + 0.05 * gradient**2
         new_moments.append((first, second))
-        corrected = np.sqrt(second / (1 - 0.999**count)) + 1e-10
-        change = first / (1 - 0.9**count) / corrected
+        corrected = np.sqrt(second / (1 - 0.95**count)) + 1e-10
+        change = first / (1 - 0.5**count) / corrected
         updated.append(array - LEARNING_RATE * change)
     updated[2] /= np.linalg.norm(updated[2], axis=1, keepdims=True)
     return updated, new_moments

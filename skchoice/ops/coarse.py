@@ -48,7 +48,9 @@ class CoarseInputs:
         _append(self.operand, inputs.shape[1] + 1, columns)
 
 
-def upper_bounds(weight: Tensor, bias: Tensor, inputs: CoarseInputs) -> Tensor:
+def upper_bounds(
+    weight: Tensor, bias: Tensor, inputs: CoarseInputs, out: Tensor
+) -> Tensor:
     """Bound the entries of ``weight @ inputs.T + bias`` from above.
 
     Parameters
@@ -56,15 +58,16 @@ def upper_bounds(weight: Tensor, bias: Tensor, inputs: CoarseInputs) -> Tensor:
     weight : float32 Tensor of shape (n_rows, d)
     bias : Tensor of shape (n_rows, 1)
     inputs : CoarseInputs of shape (n_columns, d)
+    out : bfloat16 Tensor of shape (n_rows, n_columns)
 
     Returns
     -------
-    bfloat16 Tensor of shape (n_rows, n_columns)
+    out
     """
     operand, rounding = _operand(weight)
     size = torch.linalg.vector_norm(weight, dim=1) + rounding
     _append(operand, weight.shape[1], (bias[:, 0], rounding, size))
-    return operand @ inputs.operand.T
+    return torch.mm(operand, inputs.operand.T, out=out)
 
 
 def find_hits(
