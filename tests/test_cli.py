@@ -131,10 +131,10 @@ def test_warnings_are_told_in_one_line(store, tmp_path, capsys):
 
 
 def test_hooks_are_those_of_the_library():
-    from skchoice import cli
+    from skchoice.cli import extract
     from skchoice.lm.sites import HOOKS
 
-    assert cli._HOOKS == HOOKS
+    assert extract.HOOKS == HOOKS
 
 
 def test_fit_encode_and_evaluate(store, X, tmp_path, capsys):
