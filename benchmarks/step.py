@@ -27,6 +27,7 @@ from skchoice.model import EncoderAffinities, encoder_input
 from skchoice.ordering import rank
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
+from skchoice.start import new_state
 from skchoice.training import Tally, TrainingState, train_step
 
 ARMS = {
@@ -50,7 +51,7 @@ def prepare(
         n_features, k, aux=aux, batch_size=batch_size, random_state=0, device="cpu"
     )
     rows = Rows(X, sae, torch.device("cpu"))
-    state = sae._new_state(rows, seed=0)
+    state = new_state(sae, rows, seed=0)
     batches = shuffled_batches(rows, rows.units(), batch_size, seed=0)
     auxiliary = AuxiliaryOptions(aux, sae.aux_coef, X.shape[1] // 2)
     tally = Tally()

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn import get_config
 from sklearn.base import (
-    BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     clone,
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from skchoice import saving
 from skchoice.allocation import allocate
+from skchoice.hyperparameters import ConfiguredSAE, usable_device
 from skchoice.inference import (
     CSRBuilder,
     ErrorSums,
@@ -41,7 +41,7 @@ from skchoice.rules import Rule
 _DECODE_ROWS = 4096
 
 
-class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ConfiguredSAE):
     """Inference with the fitted arrays, the same for all rules."""
 
     def transform(self, X: Any) -> sp.csr_matrix | NDArray:
@@ -310,30 +310,6 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return rows, {
             name: getattr(checked, name) for name in names if hasattr(checked, name)
         }
-
-    def _device(self, X: Any = None) -> torch.device:
-        if str(self.device) == "auto":
-            if isinstance(X, Tensor):
-                return X.device
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return usable_device(self.device)
-
-
-def usable_device(name: str | torch.device) -> torch.device:
-    """Return a device; raise ValueError where there is none of that name."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(
-            f"device={name!r} is not a torch device: use 'auto', 'cpu', 'cuda' or "
-            "'cuda:0'."
-        ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device={str(name)!r} was asked for, but torch finds no CUDA device: use "
-            "device='auto' or 'cpu', or install a CUDA build of torch."
-        )
-    return device
 
 
 def _csr(arrays: tuple[NDArray, NDArray, NDArray], shape: tuple[int, int]):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skchoice.inputs import Rows
+from skchoice.samples import HeldSample
 
 
 class Reservoir:
@@ -56,15 +56,6 @@ class Reservoir:
         """Return some of the held rows, at most ``n_rows``."""
         return self._held[:n_rows].to(device)
 
-    def chunks(self, device: torch.device) -> _Held:
+    def chunks(self, device: torch.device) -> HeldSample:
         """Return the held rows, to be read in chunks."""
-        return _Held(self._held, device)
-
-
-class _Held:
-    def __init__(self, held: Tensor, device: torch.device):
-        self._held, self._device = held, device
-        self.n_rows, self.dtype = len(held), held.dtype
-
-    def read(self) -> Iterator[Tensor]:
-        return (chunk.to(self._device) for chunk in self._held.split(4096))
+        return HeldSample(self._held, device)
