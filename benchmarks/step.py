@@ -12,13 +12,12 @@ its matches must be those of a full sort of the dense affinities.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from activations import activations
-from timing import encoder_gemm, hardware, take_turns
+from timing import encoder_gemm, take_turns, write
 
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
 from skchoice.batches import shuffled_batches
@@ -147,14 +146,7 @@ def main() -> None:
                 f"[{result['ratio_low']:.2f}, {result['ratio_high']:.2f}]",
                 flush=True,
             )
-    if options.out:
-        document = {
-            **hardware(),
-            "activations": "given" if options.activations else "synthetic",
-            "results": results,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document, indent=1) + "\n")
+    write(options.out, options.activations, results)
 
 
 if __name__ == "__main__":
