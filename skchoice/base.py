@@ -28,13 +28,22 @@ from skchoice.rules import Rule
 from skchoice.samples import Sample, UnitsSample
 from skchoice.schedule import linear_schedule
 from skchoice.start import new_state, sample_size, state_to_go_on_from
-from skchoice.training import Tally, TrainingState, standardise, train
+from skchoice.training import (
+    Standardisation,
+    Tally,
+    TrainingState,
+    standardise,
+    train,
+)
 
 _RECORDS = 100  # records in history_ for each fit
 
 
 class ChoiceSAE(FittedSAE):
     """Base of the sparse autoencoders; the subclasses say how matches are allocated."""
+
+    _reservoir: Reservoir | None
+    _standardisation: Standardisation | None  # a model of another library has none
 
     # ------------------------------------------------- what the subclasses define
 

@@ -60,9 +60,10 @@ class Parameters:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Parameters:
         """Return the parameters on a device and in a dtype."""
-        return Parameters(
-            *(array.to(device, dtype) for array in self.arrays()), self.relative
+        encoder, encoder_bias, decoder, decoder_bias = (
+            array.to(device, dtype) for array in self.arrays()
         )
+        return Parameters(encoder, encoder_bias, decoder, decoder_bias, self.relative)
 
     def arrays(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return encoder, encoder bias, decoder and decoder bias."""
@@ -244,10 +245,11 @@ def encoder_tiles(
     """
     n_features = parameters.n_features if features is None else len(features)
     n_tokens = len(chunk.scaled)
-    itemsize = 2 if chunk.coarse else chunk.scaled.itemsize
+    inputs = chunk.coarse
+    itemsize = chunk.scaled.itemsize if inputs is None else 2
     height = min(n_features, max(16, _TILE_BYTES // itemsize // n_tokens))
     everything = torch.arange(n_features, device=chunk.scaled.device)
-    buffer = None if chunk.coarse else chunk.scaled.new_empty(height, n_tokens)
+    buffer = chunk.scaled.new_empty(height if inputs is None else 0, n_tokens)
     head = min(first or height, height)
     edges = [0, *range(head, n_features, height), n_features]
     for start, stop in pairwise(edges):
@@ -256,8 +258,8 @@ def encoder_tiles(
         if features is not None:
             which = indices = features[which]
         weight, bias = parameters.encoder[which], parameters.encoder_bias[which, None]
-        if buffer is None:
-            products = coarse.upper_bounds(weight, bias, chunk.coarse)
+        if inputs is not None:
+            products = coarse.upper_bounds(weight, bias, inputs)
         else:
             products = torch.mm(weight, chunk.scaled.T, out=buffer[: len(weight)])
             if chunk.silent is not None:

@@ -25,20 +25,20 @@ class Reservoir:
     def __init__(self, size: int, seed: int):
         self._size = size
         self._rng = np.random.default_rng([seed, 2])
-        self._held: Tensor | None = None
+        self._held = torch.empty(0, 0)
         self._n_seen = 0
 
     def updated(self, rows: Rows) -> Reservoir:
         """Return a reservoir that has seen these rows too; this one stays as it is."""
         new = copy.copy(self)
         new._rng = copy.deepcopy(self._rng)
-        new._held = None if self._held is None else self._held.clone()
+        new._held = self._held.clone()
         for chunk in rows.chunks():
             new._add(chunk.cpu())
         return new
 
     def _add(self, chunk: Tensor) -> None:
-        if self._held is None:
+        if self._n_seen == 0:
             self._held = chunk[:0]
         room = self._size - len(self._held)
         self._held = torch.cat([self._held, chunk[:room].to(self._held.dtype)])

@@ -200,9 +200,11 @@ default="zipf"
             profile = self._profile(measured, state.zipf_fit, n_tokens)
             state.begin_feature_choice(profile)
         elif state.optimizer.step % _REFRESH == 0:
+            assert state.demand is not None  # it comes with the caps
             wanted = state.demand.density.cpu().numpy()
             profile = self._profile(wanted, state.zipf_fit, n_tokens)
             state.caps.density = profile
+        assert state.caps is not None
         return FeatureChoice(torch.from_numpy(state.caps.draw(n_tokens)))
 
     def _profile(
@@ -231,11 +233,11 @@ default="zipf"
     def _calibrate(
         self, state: TrainingState, affinities: EncoderAffinities
     ) -> Calibration:
-        level = state.allocator.level
         if state.caps is None:
-            return calibrate_mutual(affinities, self.k, level * 0.95)
+            return calibrate_mutual(affinities, self.k, state.allocator.below(0.95))
+        start = state.allocator.below(0.9)
         return calibrate_features(
-            affinities, state.caps.density, level * 0.9, state.caps.order
+            affinities, state.caps.density, start, state.caps.order
         )
 
     def _publish_rule(self, state: TrainingState, calibration: Calibration) -> None:

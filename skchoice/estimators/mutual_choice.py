@@ -54,8 +54,7 @@ class MutualChoiceSAE(ChoiceSAE):
     def _calibrate(
         self, state: TrainingState, affinities: EncoderAffinities
     ) -> Calibration:
-        level = state.allocator.level
-        return calibrate_mutual(affinities, self.k, level * 0.95)
+        return calibrate_mutual(affinities, self.k, state.allocator.below(0.95))
 
     def _allocation_rule(self, n_rows: int) -> Rule:
         return MutualChoice(self._k)

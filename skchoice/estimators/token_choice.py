@@ -6,6 +6,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from sklearn.utils._param_validation import Interval
 
@@ -121,7 +122,7 @@ class TokenChoiceSAE(ChoiceSAE):
     def _encoder(self, parameters: Parameters) -> TopKEncoder:
         return TopKEncoder(parameters, self._k)
 
-    def allocate(self, X: Any):
+    def allocate(self, X: Any) -> sp.csr_matrix:
         """Return the codes of X: each row on its own, so the same as transform.
 
         Parameters
