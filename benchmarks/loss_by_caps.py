@@ -10,23 +10,21 @@ a 95% interval over contexts.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 import data
 import numpy as np
 from results_file import add, read
 from study.cells import MIDDLE, SMALL, Cell
 from study.judge import codes_at_k
+from study.options import parser
 from study.rows import load
 from texts import documents
 
 from skchoice import metrics
 from skchoice.lm import load_model, loss_recovered, packaged_model
 
-OUT = Path(__file__).parent / "results" / "study" / "loss_by_caps.json"
 ARMS = {
     "feature, zipf": ("feature", {"caps": "zipf"}),
     "feature, uniform": ("feature", {"caps": "uniform"}),
@@ -46,11 +44,7 @@ def cells(small: bool) -> Iterator[Cell]:
 
 def main() -> None:
     """Run what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("activations"))
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--small", action="store_true")
-    options = parser.parse_args()
+    options = parser(__doc__, "loss_by_caps").parse_args()
     results = read(options.out)
     rows = load("lm", options.folder)
     model, tokenizer = load_model(packaged_model())

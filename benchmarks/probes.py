@@ -10,9 +10,7 @@ Fitted on tokens of some documents and judged on those of others.
 
 from __future__ import annotations
 
-import argparse
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +21,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, StandardScaler
 from study.cells import ESTIMATORS, MIDDLE, SMALL, Cell
+from study.options import parser
 from study.rows import load
 from texts import documents
 
 from skchoice.lm import load_model, packaged_model
 
-OUT = Path(__file__).parent / "results" / "study" / "probes.json"
 # Of the inverse penalties, the one that does best on a third of the probe's documents.
 PENALTIES = (0.01, 0.1, 1.0)
 EARLY = 256  # tokens of a document that count as its beginning
@@ -37,11 +35,7 @@ UNKNOWN = ""  # label of a token that has none
 
 def main() -> None:
     """Fit the autoencoders once, and all probes on what they return."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("activations"))
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--small", action="store_true")
-    options = parser.parse_args()
+    options = parser(__doc__, "probes").parse_args()
     group, size = ("small", SMALL["lm"]) if options.small else ("middle", MIDDLE)
     n_probe = 5_000 if options.small else 20_000
     results = read(options.out)

@@ -10,31 +10,25 @@ run that was stopped goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import time
 import warnings
-from pathlib import Path
 
 import torch
 from results_file import add, read
 from study.cells import Cell, cells
 from study.judge import judge
+from study.options import parser
 from study.rows import Rows, load
 
 import skchoice
 
-OUT = Path(__file__).parent / "results" / "study" / "quality.json"
-
 
 def main() -> None:
     """Run what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("activations"))
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--only", help="cells whose name begins so")
-    options = parser.parse_args()
+    asked = parser(__doc__, "quality")
+    asked.add_argument("--only", help="cells whose name begins so")
+    options = asked.parse_args()
 
     results = read(options.out)
     sets: dict[str, Rows] = {}

@@ -10,26 +10,19 @@ what random directions give.
 
 from __future__ import annotations
 
-import argparse
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from results_file import add, read
 from study.cells import ESTIMATORS, SMALL, Cell
+from study.options import parser
 from study.rows import load
-
-OUT = Path(__file__).parent / "results" / "study" / "stability.json"
 
 
 def main() -> None:
     """Fit some seeds of each rule, and compare each with each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("activations"))
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--small", action="store_true")
-    options = parser.parse_args()
+    options = parser(__doc__, "stability").parse_args()
     n_seeds = 2 if options.small else 3
     results = read(options.out)
     for data, size in SMALL.items():
