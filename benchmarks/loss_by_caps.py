@@ -77,6 +77,7 @@ def main() -> None:
             "fvu": metrics.fvu(rows.held_out, x_hat),
             **dataclasses.asdict(loss),
         }
+        print(found, flush=True)
         results = add(options.out, cell.key, found)
 
 

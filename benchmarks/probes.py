@@ -61,6 +61,7 @@ def main() -> None:
                 continue
             found = judged(seen, labels[label][train], unseen, labels_new[label])
             about = {"group": group, "columns": name, "label": label}
+            print(key, found, flush=True)
             results = add(options.out, key, about | found)
 
 

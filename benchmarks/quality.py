@@ -37,7 +37,9 @@ def main() -> None:
             continue
         if cell.data not in sets:
             sets[cell.data] = load(cell.data, options.folder)
-        results = add(options.out, cell.key, run(cell, sets[cell.data]))
+        found = run(cell, sets[cell.data])
+        print(f"{cell.key}: fvu {found['fvu']:.4f}, dead {found['dead']}", flush=True)
+        results = add(options.out, cell.key, found)
 
 
 def run(cell: Cell, rows: Rows) -> dict:

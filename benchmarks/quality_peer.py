@@ -62,6 +62,7 @@ def main() -> None:
                 "batch_size": options.batch_size,
                 "cpu_seconds": time.process_time() - start,
             }
+            print(key, found, flush=True)
             results[key] = add(options.out, key, settings | found)[key]
         return results[key]["fvu"]
 

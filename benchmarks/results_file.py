@@ -24,8 +24,7 @@ def read(path: Path) -> dict[str, dict]:
 
 
 def add(path: Path, name: str, record: dict) -> dict[str, dict]:
-    """Add a record, show it, and return all: another process may add to them, too."""
+    """Add a record, and return all: another process may add to them, too."""
     records = read(path) | {name: record}
     write(path, records)
-    print(name, json.dumps(record), flush=True)
     return records

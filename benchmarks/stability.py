@@ -42,6 +42,7 @@ def main() -> None:
                 name: float(np.mean([one[name] for one in found])) for name in found[0]
             }
             about = {"data": data, "rule": rule, "seeds": n_seeds}
+            print(key, means, flush=True)
             results = add(options.out, key, about | means)
 
 
