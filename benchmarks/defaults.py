@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import data
 import numpy as np
+import results_file
 from numpy.typing import NDArray
 
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, metrics
@@ -161,7 +162,7 @@ def main() -> None:
                 continue
             results.append(cell | fit(cell, X))
             print(json.dumps(results[-1]), flush=True)
-            write(options.out, results)
+            results_file.write(options.out, document(results))
     for line in summary(results):
         print(json.dumps(line))
 
@@ -171,17 +172,12 @@ def named(cell: dict) -> dict:
     return {name: cell[name] for name in ("data", "run", "rule", "seed", "given")}
 
 
-def write(path: Path, results: list[dict]) -> None:
-    """Write all, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    found = {
-        "cases": {name: case._asdict() for name, case in CASES.items()},
-        "summary": list(summary(results)),
-        "fits": results,
-    }
-    beside.write_text(json.dumps(found, indent=1, default=list) + "\n")
-    beside.replace(path)
+def document(results: list[dict]) -> dict:
+    """Return the fits with what they sum up to."""
+    cases = {name: case._asdict() for name, case in CASES.items()}
+    for case in cases.values():
+        case["seeds"] = list(case["seeds"])
+    return {"cases": cases, "summary": list(summary(results)), "fits": results}
 
 
 if __name__ == "__main__":

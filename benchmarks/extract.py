@@ -21,6 +21,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
+import results_file
 import torch
 from memory import Peak
 
@@ -189,9 +190,7 @@ def main() -> None:
             measure_speed(options.model, options.layer, options.repeats, options.texts)
         )
         print(results[-1])
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    results_file.write(options.out, results)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from activations import activations
 from step import ARMS
-from timing import Times, encoder_gemm, hardware
+from timing import Times, encoder_gemm, write
 
 from skchoice.inputs import Rows
 
@@ -83,11 +83,7 @@ def main() -> None:
         for aux in (None, "zipf"):
             results.append(measure(name, X, options, aux))
             print(json.dumps(results[-1]), flush=True)
-    if options.out:
-        given = "given" if options.activations else "made up"
-        document = {**hardware(), "activations": given, "results": results}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document, indent=1) + "\n")
+    write(options.out, options.activations, results)
 
 
 if __name__ == "__main__":

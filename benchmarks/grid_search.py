@@ -18,7 +18,7 @@ import numpy as np
 from activations import activations
 from sklearn.model_selection import GridSearchCV
 from step import ARMS
-from timing import hardware, seconds
+from timing import seconds, write
 
 
 def measure(name: str, X: np.ndarray, options: argparse.Namespace) -> dict:
@@ -68,10 +68,7 @@ def main() -> None:
     for name in options.rules:
         results.append(measure(name, X, options))
         print(json.dumps(results[-1]), flush=True)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        document = {**hardware(), "results": results}
-        options.out.write_text(json.dumps(document, indent=1) + "\n")
+    write(options.out, options.activations, results)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import results_file
 import torch
 from dictionary_learning.utils import load_dictionary
 from sae_lens import SAE
@@ -111,10 +112,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             results += trips(sae, estimator.__name__, held, Path(folder))
     packages = {name: version(name) for name in ("sae-lens", "dictionary-learning")}
-    if options.out:
-        options.out.write_text(
-            json.dumps({"packages": packages, "results": results}, indent=1) + "\n"
-        )
+    results_file.write(options.out, {"packages": packages, "results": results})
     sys.exit(0 if all(result["ok"] for result in results) else 1)
 
 

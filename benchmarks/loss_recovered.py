@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import results_file
+
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, metrics
 from skchoice.lm import load_model, loss_recovered, packaged_model, store_activations
 
@@ -62,11 +64,9 @@ def main() -> None:
             judged(choice, *stores, model, tokenizer, held_out, options)
             for choice in (TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE)
         ]
-    if options.out:
-        settings = {"layer": options.layer, "k": options.k, **SETTINGS}
-        settings |= {"n_features": options.n_features, "n_train": len(stores[0])}
-        text = json.dumps({"settings": settings, "results": results}, indent=1)
-        options.out.write_text(text + "\n")
+    settings = {"layer": options.layer, "k": options.k, **SETTINGS}
+    settings |= {"n_features": options.n_features, "n_train": len(stores[0])}
+    results_file.write(options.out, {"settings": settings, "results": results})
 
 
 def judged(choice, train, new, model, tokenizer, texts, options) -> dict:

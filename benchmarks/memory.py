@@ -21,6 +21,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import results_file
 
 MB = 1e6
 
@@ -151,9 +152,7 @@ def main() -> None:
         )
         results.append(json.loads(done.stdout.splitlines()[-1]))
         print(results[-1], flush=True)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    results_file.write(options.out, results)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import data
 import numpy as np
+import results_file
 from defaults import CASES, ESTIMATORS, at_k
 
 from skchoice.exceptions import SAEWarning
@@ -63,8 +64,7 @@ def main() -> None:
                     }
                 )
                 print(json.dumps(results[-1]), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    results_file.write(options.out, results)
 
 
 if __name__ == "__main__":

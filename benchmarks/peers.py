@@ -32,6 +32,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+import results_file
 import torch
 from activations import activations
 from arms import PEERS, Arm, Encoding, Entry, Size
@@ -334,9 +335,7 @@ def main() -> None:
     def write(records: list[dict]) -> None:
         if options.out:
             document["results"] = records
-            text = json.dumps(merged(options.out, document), indent=1)
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(text + "\n")
+            results_file.write(options.out, merged(options.out, document))
 
     if options.what == "time":
         write(measure_times(entries, options.rule, X, size, options.blocks))

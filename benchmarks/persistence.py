@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import results_file
 from safetensors.numpy import load, load_file, save_file
 
 import skchoice
@@ -142,8 +143,7 @@ def main() -> None:
             X = np.load(options.activations)["activations"]
         results.append(measure_checkpoints(8192, X, options.max_iter))
         print(json.dumps(results[-1]), flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    results_file.write(options.out, results)
 
 
 if __name__ == "__main__":

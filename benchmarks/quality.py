@@ -10,33 +10,25 @@ run that was stopped goes on where it was.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import platform
-import tempfile
 import time
 import warnings
-from pathlib import Path
 
 import torch
-from study.cells import ESTIMATORS, Cell, cells
+from results_file import add, read
+from study.cells import Cell, cells
 from study.judge import judge
+from study.options import parser
 from study.rows import Rows, load
 
 import skchoice
 
-OUT = Path(__file__).parent / "results" / "study" / "quality.json"
-
 
 def main() -> None:
     """Run what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("activations"))
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--only", help="cells whose name begins so")
-    options = parser.parse_args()
+    asked = parser(__doc__, "quality")
+    asked.add_argument("--only", help="cells whose name begins so")
+    options = asked.parse_args()
 
     results = read(options.out)
     sets: dict[str, Rows] = {}
@@ -47,26 +39,23 @@ def main() -> None:
             sets[cell.data] = load(cell.data, options.folder)
         found = run(cell, sets[cell.data])
         print(f"{cell.key}: fvu {found['fvu']:.4f}, dead {found['dead']}", flush=True)
-        results = read(options.out) | {cell.key: found}
-        write(options.out, results)
+        results = add(options.out, cell.key, found)
 
 
 def run(cell: Cell, rows: Rows) -> dict:
     """Fit and judge one cell."""
-    settings = dict(cell.settings)
-    tokens = settings.pop("tokens", len(rows.train))
-    sae = ESTIMATORS[cell.estimator](random_state=cell.seed, **settings)
+    train = cell.rows(rows.train)
     start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        sae.fit(rows.train[:tokens])
+        sae = cell.fit(train)
     middle = time.process_time()
-    found = judge(sae, rows.train[:tokens], rows.held_out)
+    found = judge(sae, train, rows.held_out)
     return {
         **cell._asdict(),
         **found,
         "warnings": sorted({type(one.message).__name__ for one in caught}),
-        "n_train": tokens,
+        "n_train": len(train),
         "n_held_out": len(rows.held_out),
         "history": digest(sae.history_),
         "fit_cpu_seconds": middle - start,
@@ -82,21 +71,6 @@ def digest(history: list[dict]) -> list[dict]:
     names = ("n_tokens", "rule", "fvu", "n_dead", "n_underused")
     places = [round(i * (len(history) - 1) / 9) for i in range(10)]
     return [{name: history[i][name] for name in names} for i in sorted(set(places))]
-
-
-def read(path: Path) -> dict[str, dict]:
-    """Return the results so far."""
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def write(path: Path, results: dict[str, dict]) -> None:
-    """Replace the file, whole or not at all."""
-    text = json.dumps(results, indent=1, allow_nan=False)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from quality import read, write
+from results_file import add, read
 from study.judge import judge
 from study.rows import Rows, load
 
@@ -62,9 +62,8 @@ def main() -> None:
                 "batch_size": options.batch_size,
                 "cpu_seconds": time.process_time() - start,
             }
-            results[key] = settings | found
-            write(options.out, results)
             print(key, found, flush=True)
+            results[key] = add(options.out, key, settings | found)[key]
         return results[key]["fvu"]
 
     for name in ("mutual", "token", "peer"):

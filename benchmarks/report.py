@@ -23,6 +23,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import results_file
 
 N_COLUMNS = 576
 N_FITTED = 36_000
@@ -120,10 +121,8 @@ def main() -> None:
         }
         if shutil.which("chromium") and shutil.which("chromedriver"):
             result |= open_page(page)
-    text = json.dumps([result], indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n")
+    print(json.dumps(result, indent=1))
+    results_file.write(args.out, [result])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from activations import activations
 from step import ARMS, measure, prepare
-from timing import hardware
+from timing import write
 
 # (batch_size, n_columns, n_features, k), with each in turn away from the first.
 BASE = (2048, 512, 32768, 32)
@@ -77,10 +77,7 @@ def main() -> None:
             found["mostly"] = dominant(rule, X, n_features, k, batch_size)
             results.append(found)
             print(json.dumps(found), flush=True)
-            if options.out:
-                document = {**hardware(), "results": results}
-                options.out.parent.mkdir(parents=True, exist_ok=True)
-                options.out.write_text(json.dumps(document, indent=1) + "\n")
+            write(options.out, None, results)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""How alike the dictionaries of two seeds are: mean maximum cosine.
+"""How alike the dictionaries of several seeds are: mean maximum cosine.
 
     python benchmarks/stability.py --folder activations
+    python benchmarks/stability.py --folder activations --small   # two seeds of three
 
 For each feature of one seed, the largest cosine of its decoder direction to those of
 another seed; the mean over features, and weighted by how often they fire. Beside it,
@@ -9,48 +10,40 @@ what random directions give.
 
 from __future__ import annotations
 
-import argparse
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from quality import read, write
-from study.cells import ESTIMATORS, SMALL
+from results_file import add, read
+from study.cells import ESTIMATORS, SMALL, Cell
+from study.options import parser
 from study.rows import load
-
-OUT = Path(__file__).parent / "results" / "study" / "stability.json"
 
 
 def main() -> None:
-    """Fit three seeds of each rule, and compare each with each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("activations"))
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
+    """Fit some seeds of each rule, and compare each with each."""
+    options = parser(__doc__, "stability").parse_args()
+    n_seeds = 2 if options.small else 3
     results = read(options.out)
-    for name, size in SMALL.items():
-        rows = load(name, options.folder)
-        settings = dict(size)
-        X = rows.train[: settings.pop("tokens", len(rows.train))]
-        for rule, choice in ESTIMATORS.items():
-            if f"{name}/{rule}" in results:
+    for data, size in SMALL.items():
+        keys = {rule: f"{data}/{rule}/{n_seeds}" for rule in ESTIMATORS}
+        if set(keys.values()) <= results.keys():
+            continue
+        rows = load(data, options.folder)
+        for rule, key in keys.items():
+            if key in results:
                 continue
             saes = [
-                choice(random_state=seed, **settings).fit(X)
-                for seed in range(options.seeds)
+                Cell("stability", data, rule, rule, size, seed).fit(rows.train)
+                for seed in range(n_seeds)
             ]
             found = [alike(*pair) for pair in permutations(saes, 2)]
-            results[f"{name}/{rule}"] = {
-                "data": name,
-                "rule": rule,
-                **{
-                    key: float(np.mean([one[key] for one in found])) for key in found[0]
-                },
+            means = {
+                name: float(np.mean([one[name] for one in found])) for name in found[0]
             }
-            write(options.out, results)
-            print(results[f"{name}/{rule}"], flush=True)
+            about = {"data": data, "rule": rule, "seeds": n_seeds}
+            print(key, means, flush=True)
+            results = add(options.out, key, about | means)
 
 
 def alike(sae, other) -> dict[str, float]:

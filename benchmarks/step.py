@@ -12,13 +12,12 @@ its matches must be those of a full sort of the dense affinities.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from activations import activations
-from timing import encoder_gemm, hardware, take_turns
+from timing import encoder_gemm, take_turns, write
 
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
 from skchoice.batches import shuffled_batches
@@ -27,6 +26,7 @@ from skchoice.model import EncoderAffinities, encoder_input
 from skchoice.ordering import rank
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
+from skchoice.start import new_state
 from skchoice.training import Tally, TrainingState, train_step
 
 ARMS = {
@@ -50,7 +50,7 @@ def prepare(
         n_features, k, aux=aux, batch_size=batch_size, random_state=0, device="cpu"
     )
     rows = Rows(X, sae, torch.device("cpu"))
-    state = sae._new_state(rows, seed=0)
+    state = new_state(sae, rows, seed=0)
     batches = shuffled_batches(rows, rows.units(), batch_size, seed=0)
     auxiliary = AuxiliaryOptions(aux, sae.aux_coef, X.shape[1] // 2)
     tally = Tally()
@@ -146,14 +146,7 @@ def main() -> None:
                 f"[{result['ratio_low']:.2f}, {result['ratio_high']:.2f}]",
                 flush=True,
             )
-    if options.out:
-        document = {
-            **hardware(),
-            "activations": "given" if options.activations else "synthetic",
-            "results": results,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document, indent=1) + "\n")
+    write(options.out, options.activations, results)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import results_file
 import torch
 
 
@@ -96,6 +97,13 @@ def hardware() -> dict[str, str]:
         "hardware": f"{cpu_name()}, {threads} threads, {capability}",
         "torch": torch.__version__,
     }
+
+
+def write(out: Path | None, activations: Path | None, results: list[dict]) -> None:
+    """Write times with what they depend on, where a file was asked for."""
+    given = "made up" if activations is None else "given"
+    document = {**hardware(), "activations": given, "results": results}
+    results_file.write(out, document)
 
 
 def cpu_name() -> str:

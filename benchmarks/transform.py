@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from activations import activations
 from step import ARMS
-from timing import encoder_gemm, hardware, take_turns
+from timing import encoder_gemm, take_turns, write
 
 
 def measure(
@@ -61,11 +61,7 @@ def main() -> None:
     for n_features in options.features:
         results += measure(X, n_features, options.k, options.rows, options.blocks)
         print(json.dumps(results[-len(ARMS) :], indent=1), flush=True)
-    if options.out:
-        given = "given" if options.activations else "made up"
-        document = {**hardware(), "activations": given, "results": results}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document, indent=1) + "\n")
+    write(options.out, options.activations, results)
 
 
 if __name__ == "__main__":

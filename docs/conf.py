@@ -5,14 +5,15 @@ import sys
 import warnings
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import render_peers
+import render_results
+import render_study
+
 import skchoice
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-import render_peers  # noqa: E402
-import render_results  # noqa: E402
-import render_study  # noqa: E402
 
 project = "skchoice"
 author = "the skchoice developers"

@@ -10,13 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
 from render_results import rendered, row
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-from study.claims import CLAIMS  # noqa: E402
-from study.tables import table  # noqa: E402
+from study.claims import CLAIMS
+from study.tables import table
 
 GROUPS = {
     "large": "The rules over five seeds",

@@ -44,7 +44,7 @@ class Tile(Protocol):
         """Return the tile of some of the features, given by their positions."""
 
 
-class Affinities(Protocol):
+class Tiles(Protocol):
     """Source of tiles that together hold every pair once."""
 
     shape: tuple[int, int]  # (n_tokens, n_features)
@@ -63,6 +63,10 @@ class Affinities(Protocol):
         Only those of some features or of some tokens if given; the first with at most
         ``first`` features. A tile may be used until the next is asked for.
         """
+
+
+class Affinities(Tiles, Protocol):
+    """Tiles of tokens whose sizes are known."""
 
     def token_sizes(self) -> Tensor:
         """Return the scale of each token's affinities, (n_tokens,)."""
@@ -144,7 +148,7 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
 
 
 def _settle(
-    affinities: Affinities, rule: Rule, caps: Tensor, thresholds: Tensor
+    affinities: Tiles, rule: Rule, caps: Tensor, thresholds: Tensor
 ) -> Allocation:
     """Look until every group has as many candidates as its cap, or all it has."""
     counts = None
@@ -152,7 +156,8 @@ def _settle(
     retried = torch.zeros_like(caps, dtype=torch.bool)
     exhausted = torch.zeros_like(retried)
     unsettled = torch.ones_like(retried)
-    kept, restriction = [], {}
+    kept: list[_Found] = []
+    restriction: dict[str, Tensor] = {}
     factors = iter(_RETRY_FACTORS)
     while True:
         found, thresholds, dropped = _screen(
@@ -206,7 +211,7 @@ class _Found(NamedTuple):
 
 
 def _screen(
-    affinities: Affinities,
+    affinities: Tiles,
     rule: Rule,
     caps: Tensor,
     thresholds: Tensor,

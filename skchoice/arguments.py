@@ -16,7 +16,8 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None) -> N
 
 def check_number(name: str, value: Any, low: float) -> None:
     """Raise ValueError unless the value is a number of at least ``low``."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not value >= low:
+    fits = isinstance(value, Real) and not isinstance(value, bool)
+    if not fits or not value >= low:
         raise ValueError(f"{name} must be a number of at least {low}, got {value!r}.")
 
 

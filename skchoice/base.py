@@ -1,20 +1,15 @@
-"""How the estimators are fitted: their parameters, life cycle and published arrays."""
+"""How the estimators are fitted: their life cycle and published arrays."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator
-from numbers import Integral, Real
-from os import PathLike
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
-from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,108 +17,33 @@ from skchoice import diagnosis, provenance
 from skchoice.batches import shuffled_batches
 from skchoice.calibration import Calibration
 from skchoice.checkpoints import Checkpoints, Progress
-from skchoice.firing import FiringTracker
 from skchoice.fitted import FittedSAE
 from skchoice.identity import identity_of
 from skchoice.inference import token_chunks
 from skchoice.inputs import Rows
-from skchoice.model import EncoderAffinities, random_parameters
-from skchoice.optimizer import Adam
+from skchoice.model import EncoderAffinities
 from skchoice.reservoir import Reservoir
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
-from skchoice.schedule import auto_batch_size, auto_learning_rate, linear_schedule
-from skchoice.training import TrainingState, standardise, train
-from skchoice.warm import WarmAllocator
+from skchoice.samples import Sample, UnitsSample
+from skchoice.schedule import linear_schedule
+from skchoice.start import new_state, sample_size, state_to_go_on_from
+from skchoice.training import (
+    Standardisation,
+    Tally,
+    TrainingState,
+    standardise,
+    train,
+)
 
-# Rows, and numbers, looked at to find the centre and scale of X.
-_STANDARDISATION_ROWS = 16384
-_STANDARDISATION_ENTRIES = 1 << 22
 _RECORDS = 100  # records in history_ for each fit
-# A tenth of the rows is set aside for calibration, of this many or more, up to:
-_MIN_ROWS_TO_SPLIT = 4096
-_MAX_CALIBRATION_ROWS = 65536
 
 
 class ChoiceSAE(FittedSAE):
     """Base of the sparse autoencoders; the subclasses say how matches are allocated."""
 
-    _parameter_constraints: dict = {
-        "n_features": [Interval(Integral, 1, None, closed="left"), None],
-        "k": [Interval(Real, 0, None, closed="neither")],
-        "aux": [StrOptions({"zipf", "k"}), None],
-        "aux_coef": [Interval(Real, 0, None, closed="left")],
-        "aux_k": [Interval(Integral, 1, None, closed="left"), None],
-        "dead_after": [Interval(Integral, 1, None, closed="left"), None],
-        "importance": [StrOptions({"relative", "absolute"})],
-        "batch_size": [
-            StrOptions({"auto"}),
-            Interval(Integral, 1, None, closed="left"),
-        ],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [
-            StrOptions({"auto"}),
-            Interval(Real, 0, None, closed="neither"),
-        ],
-        "warmup_fraction": [Interval(Real, 0, 1, closed="both")],
-        "decay_fraction": [Interval(Real, 0, 1, closed="both")],
-        "n_calibration": [Interval(Integral, 0, None, closed="left"), None],
-        "sparse_output": ["boolean"],
-        "device": [str, torch.device],
-        "warm_start": ["boolean"],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-        "checkpoint_dir": [str, PathLike, None],
-        "checkpoint_interval": [
-            StrOptions({"auto"}),
-            Interval(Real, 0, None, closed="left"),
-        ],
-    }
-
-    def __init__(
-        self,
-        n_features=None,
-        k=32,
-        *,
-        aux="zipf",
-        aux_coef=1 / 32,
-        aux_k=None,
-        dead_after=None,
-        importance="relative",
-        batch_size="auto",
-        max_iter=10,
-        learning_rate="auto",
-        warmup_fraction=0.05,
-        decay_fraction=0.5,
-        n_calibration=None,
-        sparse_output=True,
-        device="auto",
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-        checkpoint_dir=None,
-        checkpoint_interval="auto",
-    ):
-        self.n_features = n_features
-        self.k = k
-        self.aux = aux
-        self.aux_coef = aux_coef
-        self.aux_k = aux_k
-        self.dead_after = dead_after
-        self.importance = importance
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.learning_rate = learning_rate
-        self.warmup_fraction = warmup_fraction
-        self.decay_fraction = decay_fraction
-        self.n_calibration = n_calibration
-        self.sparse_output = sparse_output
-        self.device = device
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
-        self.checkpoint_dir = checkpoint_dir
-        self.checkpoint_interval = checkpoint_interval
+    _reservoir: Reservoir | None
+    _standardisation: Standardisation | None  # a model of another library has none
 
     # ------------------------------------------------- what the subclasses define
 
@@ -180,9 +100,8 @@ class ChoiceSAE(FittedSAE):
         seed = self._seed()
         state, n_iter = None, self.max_iter
         before = None
-        if self.warm_start:
-            state = self._state_to_go_on_from(rows, seed)
-        if state is not None:
+        if self.warm_start and hasattr(self, "components_"):
+            state = state_to_go_on_from(self, rows, seed)
             n_iter += self.n_iter_
             before = getattr(self, "provenance_", None)
         names["provenance_"] = provenance.describe(rows, before)
@@ -193,7 +112,7 @@ class ChoiceSAE(FittedSAE):
             shape = (self._n_features(rows.shape[1]), rows.shape[1])
             progress = checkpoints.newest(*shape)
             if progress is None:
-                progress = Progress(state or self._new_state(rows, seed), seed)
+                progress = Progress(state or new_state(self, rows, seed), seed)
             progress.state = progress.state.to(rows.device)
             train_units, held_units = self._split(rows, progress.seed)
             n_train = rows.count(train_units)
@@ -218,7 +137,7 @@ class ChoiceSAE(FittedSAE):
                     checkpoints.after_step,
                 )
             diagnosis.check_convergence(progress.state)
-            sample = _Sample(rows, held_units)
+            sample = UnitsSample(rows, held_units)
             self._finish(
                 progress.state, sample, names, n_iter, keep_state=self.warm_start
             )
@@ -239,19 +158,6 @@ class ChoiceSAE(FittedSAE):
         n_units = min(n_units, len(units) - 1)
         order = np.random.default_rng([seed, 1]).permutation(units)
         return np.sort(order[n_units:]), np.sort(order[:n_units])
-
-    def _n_held(self, rows: Rows) -> int:
-        """Return how many rows to set aside for calibration."""
-        if self.n_calibration is not None:
-            if self.n_calibration >= rows.shape[0]:
-                raise ValueError(
-                    f"n_calibration={self.n_calibration} rows are set aside from "
-                    f"training, but X has only {rows.shape[0]}. Lower it, or calibrate "
-                    "on the training rows with 0."
-                )
-            return self.n_calibration
-        few = rows.shape[0] < _MIN_ROWS_TO_SPLIT
-        return 0 if few else min(rows.shape[0] // 10, _MAX_CALIBRATION_ROWS)
 
     @_fit_context(prefer_skip_nested_validation=True)
     @torch.inference_mode(mode=False)
@@ -280,9 +186,9 @@ class ChoiceSAE(FittedSAE):
         batch_size = self._rows_per_step(rows, rows.shape[0], 1)
         self._check_parameters(rows, batch_size)
         if first:
-            state = self._new_state(rows, self._seed())
+            state = new_state(self, rows, self._seed())
         else:
-            state = self._state_to_go_on_from(rows, self._seed())
+            state = state_to_go_on_from(self, rows, self._seed())
         seed = int(state.rng.integers(2**31))
         held = getattr(self, "_reservoir", None)
         reservoir = (
@@ -291,7 +197,7 @@ class ChoiceSAE(FittedSAE):
         # Reads all rows, and so refuses bad ones before the model has changed.
         reservoir = reservoir.updated(rows)
         if held is not None:
-            seen = reservoir.sample(_sample_size(rows.shape[1]), rows.device)
+            seen = reservoir.sample(sample_size(rows.shape[1]), rows.device)
             standardisation, _ = standardise(seen)
             if standardisation.far_from(state.standardisation):
                 state.restandardise(standardisation)
@@ -315,7 +221,13 @@ class ChoiceSAE(FittedSAE):
         return self
 
     def _train(
-        self, progress, batches, n_steps, rule_for, schedule, after_step
+        self,
+        progress: Progress,
+        batches: Iterator[Tensor],
+        n_steps: int,
+        rule_for: Callable[[TrainingState, int, int], Rule],
+        schedule: Callable[[int], float],
+        after_step: Callable[[Progress], None],
     ) -> None:
         state = progress.state
         auxiliary = AuxiliaryOptions(
@@ -342,7 +254,7 @@ class ChoiceSAE(FittedSAE):
                 )
                 bar.update(min(record_every, n_steps - bar.n))
 
-            def step_done(step: int, tally) -> None:
+            def step_done(step: int, tally: Tally) -> None:
                 progress.step, progress.tally = step, tally
                 after_step(progress)
 
@@ -360,124 +272,16 @@ class ChoiceSAE(FittedSAE):
                 step_done,
             )
 
-    def _check_parameters(self, rows: Rows, batch_size: int) -> None:
-        """Raise where parameters do not fit each other or the data."""
-        n_features = self._n_features(rows.shape[1])
-        if self.k > n_features:
-            raise ValueError(
-                f"k={self.k} must be at most n_features={n_features}: a token cannot "
-                "match more features than there are. Lower k or raise n_features."
-            )
-        n_matches = self.k * batch_size
-        if round(n_matches) == 0:
-            raise ValueError(
-                f"k={self.k} leaves a batch of {batch_size} rows with "
-                f"{n_matches:.3g} matches, which rounds to none. Raise k, or "
-                "batch_size and the number of rows."
-            )
-
-    def _n_features(self, n_columns: int) -> int:
-        if self.n_features is None:
-            return max(8 * n_columns, math.ceil(4 * self.k))
-        return self.n_features
-
-    def _seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
-
-    def _rows_per_step(self, rows: Rows, n_train: int, n_passes: int) -> int:
-        """Return the given batch size, or one for the length of training."""
-        batch_size = self.batch_size
-        if batch_size == "auto":
-            n_features = self._n_features(rows.shape[1])
-            batch_size = auto_batch_size(n_passes * n_train, n_features, self.k)
-        return min(batch_size, n_train)
-
-    def _peak_learning_rate(self, rows: Rows) -> float:
-        if self.learning_rate == "auto":
-            return auto_learning_rate(rows.shape[1])
-        return float(self.learning_rate)
-
-    def _new_state(self, rows: Rows, seed: int) -> TrainingState:
-        rng = np.random.default_rng([seed, 0])
-        units = rows.units()
-        n_units = max(1, _sample_size(rows.shape[1]) // rows.unit_rows)
-        if n_units < len(units):
-            units = np.sort(rng.choice(units, n_units, replace=False))
-        sample = rows.gather(units)
-        standardisation, outlying = standardise(sample)
-        n_features = self._n_features(rows.shape[1])
-        diagnosis.check_rows(rows.shape[0], n_features, sample, outlying)
-        diagnosis.check_settings(
-            self.n_calibration, self.dead_after, n_features, self.k
-        )
-        parameters = random_parameters(
-            n_features,
-            rows.shape[1],
-            self.importance == "relative",
-            torch.Generator().manual_seed(seed),
-        ).to(rows.device, torch.float32)
-        # The average feature fires a hundred times in a window.
-        window = self.dead_after or math.ceil(100 * n_features / self.k)
-        return TrainingState(
-            parameters=parameters,
-            optimizer=Adam(parameters.arrays()),
-            tracker=FiringTracker(n_features, self.k, window, rows.device),
-            standardisation=standardisation,
-            rng=rng,
-        )
-
-    def _state_to_go_on_from(self, rows: Rows, seed: int) -> TrainingState | None:
-        """Return a copy of what the last fit left; None before the first."""
-        if not hasattr(self, "components_"):
-            return None
-        shape = (self._n_features(rows.shape[1]), rows.shape[1])
-        if self.components_.shape != shape:
-            raise ValueError(
-                "warm_start=True and partial_fit go on from parameters of shape "
-                f"{self.components_.shape}, but n_features and X ask for {shape}. "
-                "Keep them as they were, or fit anew with warm_start=False."
-            )
-        if self._importance != self.importance:
-            raise ValueError(
-                f"warm_start=True and partial_fit go on with importance="
-                f"{self._importance!r}, not {self.importance!r}. Keep it as it was, or "
-                "fit anew with warm_start=False."
-            )
-        state = getattr(self, "_state", None)
-        if state is None:
-            state = self._restored_state(rows, seed)
-        state = copy.deepcopy(state).to(rows.device)
-        if state.tracker.k != self.k:
-            state.tracker.k = self.k
-            state.caps, state.demand = None, None
-            state.allocator = WarmAllocator()
-        return state
-
-    def _restored_state(self, rows: Rows, seed: int) -> TrainingState:
-        """Return a state with the published parameters and a fresh optimizer."""
-        state = self._new_state(rows, seed)
-        if self._standardisation is None:  # a model of another library has none
-            standardisation = state.standardisation
-        else:
-            standardisation = self._standardisation.to(rows.device)
-        public = self._public_parameters().to(rows.device, torch.float64)
-        unit = 1.0 if public.relative else standardisation.scale
-        decoder_bias = public.decoder_bias - standardisation.centre
-        values = (
-            public.encoder,
-            public.encoder_bias / unit,
-            public.decoder,
-            decoder_bias / standardisation.scale,
-        )
-        for array, value in zip(state.parameters.arrays(), values, strict=True):
-            array.copy_(value)
-        state.standardisation = standardisation
-        state.history = list(self.history_)
-        return state
-
     # --------------------------------------------------------------- publishing
 
-    def _finish(self, state, sample, names, n_iter, keep_state) -> None:
+    def _finish(
+        self,
+        state: TrainingState,
+        sample: Sample,
+        names: dict[str, Any],
+        n_iter: int,
+        keep_state: bool,
+    ) -> None:
         """Calibrate on a sample, and only then set the fitted attributes."""
         standardisation = state.standardisation
         affinities = EncoderAffinities(
@@ -522,24 +326,6 @@ class ChoiceSAE(FittedSAE):
         if state.get("_state") is not None:
             state["_state"] = state["_state"].to(torch.device("cpu"))
         return state
-
-
-class _Sample:
-    """Some units of rows, read anew in every pass."""
-
-    def __init__(self, rows: Rows, units: NDArray):
-        self._rows, self._units = rows, units
-        self.n_rows, self.dtype = rows.count(units), rows.dtype
-
-    def read(self) -> Iterator[Tensor]:
-        step = self._rows.per_chunk()
-        for first in range(0, len(self._units), step):
-            yield self._rows.gather(self._units[first : first + step])
-
-
-def _sample_size(n_columns: int) -> int:
-    """Return how many rows to find the centre and scale from."""
-    return max(1, min(_STANDARDISATION_ROWS, _STANDARDISATION_ENTRIES // n_columns))
 
 
 def _to_numpy(array: Tensor) -> NDArray:

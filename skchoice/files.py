@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -14,10 +15,8 @@ import numpy as np
 
 from skchoice.exceptions import StoreError
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 # What a write leaves behind when it is broken off, under this ending.
 PARTIAL = ".part"
@@ -82,7 +81,7 @@ def locked(folder: Path) -> Iterator[None]:
     The lock ends with the process at the latest, and leaves no file. Where the system
     has no such locks, nothing is waited for.
     """
-    if fcntl is None:
+    if sys.platform == "win32":
         yield
         return
     handle = os.open(folder, os.O_RDONLY)

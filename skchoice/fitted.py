@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn import get_config
 from sklearn.base import (
-    BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     clone,
@@ -25,8 +24,10 @@ from torch import Tensor
 
 from skchoice import saving
 from skchoice.allocation import allocate
+from skchoice.hyperparameters import ConfiguredSAE, usable_device
 from skchoice.inference import (
     CSRBuilder,
+    Encoder,
     ErrorSums,
     ThresholdEncoder,
     decode_rows,
@@ -41,7 +42,7 @@ from skchoice.rules import Rule
 _DECODE_ROWS = 4096
 
 
-class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ConfiguredSAE):
     """Inference with the fitted arrays, the same for all rules."""
 
     def transform(self, X: Any) -> sp.csr_matrix | NDArray:
@@ -90,7 +91,7 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             start = stop
         return dense
 
-    def _encoding(self, X: Any):
+    def _encoding(self, X: Any) -> tuple[Rows, Encoder, tuple[int, int], np.dtype]:
         """Return rows, their encoder, and the shape and dtype of the codes."""
         check_is_fitted(self)
         rows, _ = self._open(X, reset=False)
@@ -195,10 +196,10 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         rule = self._allocation_rule(rows.shape[0])
         matches = allocate(affinities, rule, self._start_thresholds(affinities)).matches
         if parameters.relative:
-            norms = torch.cat(
-                [tokens.norms for tokens in token_chunks(rows.chunks(), parameters)]
-            )
-            matches = matches.with_values(matches.values * norms[matches.rows])
+            chunks = token_chunks(rows.chunks(), parameters)
+            norms = [tokens.norms for tokens in chunks if tokens.norms is not None]
+            sizes = torch.cat(norms)[matches.rows]
+            matches = matches.with_values(matches.values * sizes)
         codes = matches.to_scipy()
         return _csr((codes.data, codes.indices, codes.indptr), codes.shape)
 
@@ -258,7 +259,7 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _module_k(self) -> int | None:
         return None
 
-    def _encoder(self, parameters: Parameters):
+    def _encoder(self, parameters: Parameters) -> Encoder:
         thresholds = torch.from_numpy(self.thresholds_)
         return ThresholdEncoder(parameters, thresholds.to(parameters.encoder))
 
@@ -273,15 +274,10 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _public_parameters(self) -> Parameters:
         return Parameters(
-            *(
-                torch.from_numpy(array)
-                for array in (
-                    self.encoder_weights_,
-                    self.encoder_bias_,
-                    self.components_,
-                    self.decoder_bias_,
-                )
-            ),
+            torch.from_numpy(self.encoder_weights_),
+            torch.from_numpy(self.encoder_bias_),
+            torch.from_numpy(self.components_),
+            torch.from_numpy(self.decoder_bias_),
             relative=self._importance == "relative",
         )
 
@@ -311,32 +307,10 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             name: getattr(checked, name) for name in names if hasattr(checked, name)
         }
 
-    def _device(self, X: Any = None) -> torch.device:
-        if str(self.device) == "auto":
-            if isinstance(X, Tensor):
-                return X.device
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return usable_device(self.device)
 
-
-def usable_device(name: str | torch.device) -> torch.device:
-    """Return a device; raise ValueError where there is none of that name."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(
-            f"device={name!r} is not a torch device: use 'auto', 'cpu', 'cuda' or "
-            "'cuda:0'."
-        ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device={str(name)!r} was asked for, but torch finds no CUDA device: use "
-            "device='auto' or 'cpu', or install a CUDA build of torch."
-        )
-    return device
-
-
-def _csr(arrays: tuple[NDArray, NDArray, NDArray], shape: tuple[int, int]):
+def _csr(
+    arrays: tuple[NDArray, NDArray, NDArray], shape: tuple[int, int]
+) -> sp.csr_matrix | sp.csr_array:
     """Return a CSR matrix or array, as scikit-learn is set up to return."""
     if get_config().get("sparse_interface", "spmatrix") == "sparray":
         return sp.csr_array(arrays, shape=shape)

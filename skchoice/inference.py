@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,6 +21,9 @@ from skchoice.model import (
 from skchoice.ops import eager
 from skchoice.rules import TokenChoice
 from skchoice.warm import WarmAllocator
+
+# What turns rows, (n, d), into their codes.
+Encoder = Callable[[Tensor], SparseCodes]
 
 
 class ThresholdEncoder:

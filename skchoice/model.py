@@ -62,9 +62,10 @@ class Parameters:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Parameters:
         """Return the parameters on a device and in a dtype."""
-        return Parameters(
-            *(array.to(device, dtype) for array in self.arrays()), self.relative
+        encoder, encoder_bias, decoder, decoder_bias = (
+            array.to(device, dtype) for array in self.arrays()
         )
+        return Parameters(encoder, encoder_bias, decoder, decoder_bias, self.relative)
 
     def arrays(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return encoder, encoder bias, decoder and decoder bias."""
@@ -246,11 +247,12 @@ def encoder_tiles(
     """
     n_features = parameters.n_features if features is None else len(features)
     n_tokens = len(chunk.scaled)
-    dtype = torch.bfloat16 if chunk.coarse else chunk.scaled.dtype
+    inputs = chunk.coarse
+    dtype = chunk.scaled.dtype if inputs is None else torch.bfloat16
     height = min(n_features, max(16, _TILE_BYTES // dtype.itemsize // n_tokens))
     everything = torch.arange(n_features, device=chunk.scaled.device)
     buffer = chunk.scaled.new_empty(height, n_tokens, dtype=dtype)
-    edges = [0, min(first or height, n_features)]
+    edges = [0, min(first or height, height)]
     while edges[-1] < n_features:
         edges.append(min(_GROWTH * edges[-1], edges[-1] + height, n_features))
     for start, stop in pairwise(edges):
@@ -260,8 +262,8 @@ def encoder_tiles(
             which = indices = features[which]
         weight, bias = parameters.encoder[which], parameters.encoder_bias[which, None]
         products = buffer[: len(weight)]
-        if chunk.coarse:
-            coarse.upper_bounds(weight, bias, chunk.coarse, products)
+        if inputs is not None:
+            coarse.upper_bounds(weight, bias, inputs, products)
         else:
             torch.mm(weight, chunk.scaled.T, out=products)
             if chunk.silent is not None:

@@ -22,6 +22,8 @@ class SAEModule(nn.Module):
         Matches of each token under Token Choice; None where thresholds decide.
     """
 
+    thresholds: Tensor  # a buffer
+
     def __init__(self, parameters: Parameters, thresholds: Tensor, k: int | None):
         super().__init__()
         encoder, encoder_bias, decoder, decoder_bias = parameters.arrays()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skchoice.inputs import Rows
+from skchoice.samples import HeldSample
 
 
 class Reservoir:
@@ -25,20 +25,20 @@ class Reservoir:
     def __init__(self, size: int, seed: int):
         self._size = size
         self._rng = np.random.default_rng([seed, 2])
-        self._held: Tensor | None = None
+        self._held = torch.empty(0, 0)
         self._n_seen = 0
 
     def updated(self, rows: Rows) -> Reservoir:
         """Return a reservoir that has seen these rows too; this one stays as it is."""
         new = copy.copy(self)
         new._rng = copy.deepcopy(self._rng)
-        new._held = None if self._held is None else self._held.clone()
+        new._held = self._held.clone()
         for chunk in rows.chunks():
             new._add(chunk.cpu())
         return new
 
     def _add(self, chunk: Tensor) -> None:
-        if self._held is None:
+        if self._n_seen == 0:
             self._held = chunk[:0]
         room = self._size - len(self._held)
         self._held = torch.cat([self._held, chunk[:room].to(self._held.dtype)])
@@ -56,15 +56,6 @@ class Reservoir:
         """Return some of the held rows, at most ``n_rows``."""
         return self._held[:n_rows].to(device)
 
-    def chunks(self, device: torch.device) -> _Held:
+    def chunks(self, device: torch.device) -> HeldSample:
         """Return the held rows, to be read in chunks."""
-        return _Held(self._held, device)
-
-
-class _Held:
-    def __init__(self, held: Tensor, device: torch.device):
-        self._held, self._device = held, device
-        self.n_rows, self.dtype = len(held), held.dtype
-
-    def read(self) -> Iterator[Tensor]:
-        return (chunk.to(self._device) for chunk in self._held.split(4096))
+        return HeldSample(self._held, device)

@@ -129,7 +129,7 @@ def _gradients(
     if tokens.norms is not None:
         preactivations = preactivations * tokens.norms[:, None]
     loss = auxiliary_loss(error, preactivations, decoder, options.k)
-    gradients = torch.autograd.grad(
+    of_encoder, of_bias, of_decoder = torch.autograd.grad(
         options.coefficient * loss, (encoder, bias, decoder)
     )
-    return AuxiliaryGradients(features, *gradients, loss.item())
+    return AuxiliaryGradients(features, of_encoder, of_bias, of_decoder, loss.item())

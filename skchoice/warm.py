@@ -34,6 +34,11 @@ class WarmAllocator:
         self.level = rule.next_level(self.level, seen, affinities)
         return seen
 
+    def below(self, share: float) -> Tensor:
+        """Return a share of the level, where to start looking at other tokens."""
+        assert self.level is not None, "no batch has been allocated"
+        return share * self.level
+
 
 def _first_level(affinities: Affinities, rule: Rule) -> Tensor:
     n_tokens = min(_FIRST_LOOK, affinities.shape[0])

@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 from sklearn.datasets import load_digits
 
-from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, base
+from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, start
 from skchoice.exceptions import (
     ConstantRowsWarning,
     DivergenceWarning,
@@ -67,7 +67,7 @@ def test_non_finite_values_are_refused_with_their_row(
 @pytest.mark.parametrize("seed", range(4))
 def test_blocks_read_out_of_order(make, X, Lazy, monkeypatch, seed):
     # 1800 rows are four blocks; the first that is read has the first bad row to report.
-    monkeypatch.setattr(base, "_STANDARDISATION_ROWS", 512)
+    monkeypatch.setattr(start, "_STANDARDISATION_ROWS", 512)
     X_bad = np.tile(X, (3, 1))
     X_bad[[800, 801, 1100, 1101, 1700], 2] = np.nan
     with pytest.raises(ValueError, match=r"row (800|1100|1700)"):

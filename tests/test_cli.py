@@ -38,6 +38,15 @@ def extract(folders, text, out, *more):
     return main(["extract", *source, *goal, "--layers", "1", "--device", "cpu", *more])
 
 
+def fitted(folders, text, tmp_path):
+    """Extract and fit on the command line; return what the store and the fit are in."""
+    assert extract(folders, text, tmp_path / "out", "--context-length", "16") == 0
+    store, sae = str(tmp_path / "out" / "layer1-resid_post"), str(tmp_path / "sae")
+    common = [store, "--k", "4", "--rule", "mutual", "--n-features", "24"]
+    assert main(["fit", *common, "--out", sae]) == 0
+    return store, sae
+
+
 def test_extract(folders, text, tmp_path, capsys, gpt2):
     from skchoice.lm import extract_activations
 
@@ -131,10 +140,10 @@ def test_warnings_are_told_in_one_line(store, tmp_path, capsys):
 
 
 def test_hooks_are_those_of_the_library():
-    from skchoice import cli
+    from skchoice.cli import extract
     from skchoice.lm.sites import HOOKS
 
-    assert cli._HOOKS == HOOKS
+    assert extract.HOOKS == HOOKS
 
 
 def test_fit_encode_and_evaluate(store, X, tmp_path, capsys):
@@ -156,10 +165,7 @@ def test_fit_encode_and_evaluate(store, X, tmp_path, capsys):
 
 
 def test_evaluate_the_loss(folders, text, tmp_path, capsys):
-    assert extract(folders, text, tmp_path / "out", "--context-length", "16") == 0
-    store, sae = str(tmp_path / "out" / "layer1-resid_post"), str(tmp_path / "sae")
-    common = [store, "--k", "4", "--rule", "mutual", "--n-features", "24"]
-    assert main(["fit", *common, "--out", sae]) == 0
+    store, sae = fitted(folders, text, tmp_path)
     capsys.readouterr()
     evaluate = ["evaluate", sae, store, "--model", str(folders["gpt2"])]
     assert main([*evaluate, "--text", str(text), "--device", "cpu"]) == 0
@@ -170,10 +176,7 @@ def test_evaluate_the_loss(folders, text, tmp_path, capsys):
 
 
 def test_another_model_than_that_of_the_store_is_told(folders, text, tmp_path, capsys):
-    assert extract(folders, text, tmp_path / "out", "--context-length", "16") == 0
-    store, sae = str(tmp_path / "out" / "layer1-resid_post"), str(tmp_path / "sae")
-    common = [store, "--k", "4", "--rule", "mutual", "--n-features", "24"]
-    assert main(["fit", *common, "--out", sae]) == 0
+    store, sae = fitted(folders, text, tmp_path)
     page = tmp_path / "page.html"
     report = ["report", sae, store, "--out", str(page), "--device", "cpu"]
     evaluate = ["evaluate", sae, store, "--text", str(text), "--device", "cpu"]

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+pytest.importorskip("matplotlib")
 
-from skchoice.exceptions import SAEWarning  # noqa: E402
+import matplotlib.pyplot as plt
 
+from skchoice.exceptions import SAEWarning
+
+plt.switch_backend("Agg")
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
 PAGES = [

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parameters import every_importance, normal, some_parameters
 from test_allocation import RULES, every_rule
 
 from skchoice.codes import SparseCodes
@@ -24,25 +25,7 @@ from skchoice.model import (
 )
 from skchoice.warm import WarmAllocator
 
-every_importance = pytest.mark.parametrize(
-    "relative", [False, True], ids=["absolute", "relative"]
-)
 NAMES = ("encoder", "encoder_bias", "decoder", "decoder_bias")
-
-
-def normal(seed, *shape):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def some_parameters(seed, n_features, d, relative) -> Parameters:
-    return Parameters(
-        normal(seed, n_features, d),
-        0.3 * normal(seed + 1, n_features),
-        torch.nn.functional.normalize(normal(seed + 2, n_features, d), dim=1),
-        0.2 * normal(seed + 3, d),
-        relative,
-    )
 
 
 def forward(x, parameters, rule) -> tuple[Tokens, SparseCodes]:

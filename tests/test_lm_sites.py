@@ -6,13 +6,14 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
-from decoders import N_LAYERS  # noqa: E402
+import transformers
+from decoders import N_LAYERS
 
-from skchoice.lm import extract_activations, load_model  # noqa: E402
-from skchoice.lm.hooks import keeps_documents_apart, spliced  # noqa: E402
-from skchoice.lm.sites import HOOKS, decoder_blocks, find_sites  # noqa: E402
+from skchoice.lm import extract_activations, load_model
+from skchoice.lm.hooks import keeps_documents_apart, spliced
+from skchoice.lm.sites import HOOKS, decoder_blocks, find_sites
 
 
 def gpt2_by_hand(model, layer, ids):
@@ -32,7 +33,9 @@ BY_HAND = {"gpt2": gpt2_by_hand, "llama": llama_by_hand}
 
 def by_hand(model, block, attention, norm, mlp, ids):
     seen = {}
-    first = lambda value: value[0] if isinstance(value, tuple) else value  # noqa: E731
+
+    def first(value):
+        return value[0] if isinstance(value, tuple) else value
 
     def before(name):
         def hook(module, args, kwargs):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parameters import normal
 
 from skchoice.losses import auxiliary_loss, reconstruction_loss
 
@@ -13,11 +14,6 @@ quick = settings(max_examples=50, deadline=None)
 
 shapes = st.tuples(st.integers(2, 9), st.integers(1, 7))
 seeds = st.integers(0, 999)
-
-
-def normal(seed, *shape, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=dtype)
 
 
 # ---------------------------------------------------------------------- reconstruction

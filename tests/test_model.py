@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parameters import every_importance, normal, some_parameters
 from test_allocation import RULES, every_rule, expected
 
 from skchoice import model
@@ -16,31 +17,11 @@ from skchoice.allocation import allocate
 from skchoice.codes import SparseCodes
 from skchoice.model import (
     EncoderAffinities,
-    Parameters,
     decode,
     encoder_input,
     random_parameters,
 )
 from skchoice.ops import coarse
-
-every_importance = pytest.mark.parametrize(
-    "relative", [False, True], ids=["absolute", "relative"]
-)
-
-
-def normal(seed, *shape, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def some_parameters(seed, n_features, d, relative, dtype=torch.float64) -> Parameters:
-    return Parameters(
-        normal(seed, n_features, d),
-        0.3 * normal(seed + 1, n_features),
-        torch.nn.functional.normalize(normal(seed + 2, n_features, d), dim=1),
-        0.2 * normal(seed + 3, d),
-        relative,
-    ).to(torch.device("cpu"), dtype)
 
 
 def dense_affinities(x, parameters):

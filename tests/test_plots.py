@@ -8,18 +8,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.model_selection import GridSearchCV
 
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+pytest.importorskip("matplotlib")
 
-from skchoice import metrics  # noqa: E402
-from skchoice.plots import (  # noqa: E402
-    DensityDisplay,
-    FrontierDisplay,
-    L0Display,
-    TrainingDisplay,
-)
+import matplotlib.pyplot as plt
 
+from skchoice import metrics
+from skchoice.plots import DensityDisplay, FrontierDisplay, L0Display, TrainingDisplay
+
+plt.switch_backend("Agg")
 N_TOKENS, N_FEATURES = 200, 50
 
 

@@ -105,3 +105,59 @@ def test_the_baseline_is_the_best_learning_rate_and_seeds_are_paired():
 
 def test_claims_say_nothing_where_nothing_was_run():
     assert [claim({}, {}) for _, claim in claims.CLAIMS] == [None] * len(claims.CLAIMS)
+
+
+# ------------------------------------------------------------- beside the tables
+
+
+def test_the_claim_about_caps_takes_the_larger_size():
+    recovered = {"middle": (0.9, 0.7), "small": (0.5, 0.6)}
+    losses = {
+        f"{group}/{label}": {"group": group, "data": "lm", "label": label, "seed": 0}
+        | {"recovered": value, "interval": (value, value)}
+        for group, values in recovered.items()
+        for label, value in zip(
+            ("feature, zipf", "feature, uniform"), values, strict=True
+        )
+    }
+    verdict, figures = claims.uniform({}, losses)
+    assert verdict == "confirmed" and figures.startswith("0.2000 more")
+    losses = {name: one for name, one in losses.items() if one["group"] == "small"}
+    assert claims.uniform({}, losses)[0] == "refuted in this size"
+
+
+def test_labels_know_where_a_token_is():
+    pytest.importorskip("transformers")
+    import probes
+
+    tokens = np.zeros(600, [("token_id", "i4"), ("document", "i8"), ("position", "i4")])
+    tokens["token_id"] = np.arange(600) % 2
+    tokens["document"] = np.repeat([1, 3], [500, 100])
+    tokens["position"] = np.arange(600) % 100 + 1  # position 0 of a context is no row
+    kinds, sorts = np.array(["?", "code", "?", "prose"]), np.array(["even", "odd"])
+    found = probes.labels_of(tokens, kinds, sorts)
+    assert found["kind of text"].tolist() == ["code"] * 500 + ["prose"] * 100
+    early = [name == "beginning" for name in found["part of document"]]
+    assert early == [True] * 256 + [False] * 244 + [True] * 100
+    expected = np.array(["odd", "even"] * 300)
+    expected[99::100] = probes.UNKNOWN
+    assert found["next token"].tolist() == expected.tolist()
+
+
+def test_probes_are_judged_on_what_is_known():
+    pytest.importorskip("transformers")
+    import probes
+
+    y = np.array(["a", "b", "c", probes.UNKNOWN] * 30)
+    columns = np.float32(y[:, None] == np.array(["a", "b", "c"]))
+    found = probes.judged(columns, y, columns[:40], y[:40])
+    assert (found["accuracy"], found["n_fitted"], found["n_judged"]) == (1.0, 90, 30)
+    assert found["most_frequent"] == pytest.approx(1 / 3)
+
+
+def test_a_dictionary_is_like_itself(sae):
+    import stability
+
+    found = stability.alike(sae, sae)
+    assert found["mean_max_cosine"] == pytest.approx(1, abs=1e-5)
+    assert found["over_0.7"] == 1 > found["to_random"] > 0

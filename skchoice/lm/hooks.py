@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skchoice.lm.sites import Site, entering, leaving
+from skchoice.lm.sites import Site, entering, leaving, vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -95,11 +95,6 @@ def forward(model: PreTrainedModel, ids: NDArray, position: NDArray) -> Any:
         positions = torch.from_numpy(position.astype(np.int64))
         inputs["position_ids"] = positions.to(model.device)
     return model(**inputs, use_cache=False)
-
-
-def vocabulary_size(model: PreTrainedModel) -> int:
-    """Return the number of tokens that the model can read."""
-    return len(model.get_input_embeddings().weight)
 
 
 def holds_several(position: NDArray) -> bool:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from skchoice.exceptions import StoreError
-from skchoice.fitted import usable_device
+from skchoice.hyperparameters import usable_device
 
 try:
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -8,7 +8,7 @@ is called, and wherever the block normalises, the sums must hold.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -146,9 +146,8 @@ def _trace(model: PreTrainedModel, blocks: list[nn.Module]) -> list[list[_Call]]
     handles = [
         module.register_forward_hook(note, with_kwargs=True) for module in set(modules)
     ]
-    n_tokens = len(model.get_input_embeddings().weight)
     length = min(5, getattr(model.config, "max_position_embeddings", None) or 5)
-    ids = torch.arange(length, device=model.device)[None] % n_tokens
+    ids = torch.arange(length, device=model.device)[None] % vocabulary_size(model)
     try:
         model(input_ids=ids, use_cache=False)
     except _TracedEnough:
@@ -212,6 +211,11 @@ def _inner_sites(layer: int, block: nn.Module, trace: list[_Call]) -> dict[str, 
                 "mlp_out": site("mlp_out", mlp),
             }
     return {}
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Return the number of tokens that the model can read."""
+    return len(cast(Tensor, model.get_input_embeddings().weight))
 
 
 def _adds_up(start: Tensor, addend: Tensor, total: Tensor, other: Any = 0.0) -> bool:

@@ -46,8 +46,8 @@ def positions(mask: Tensor) -> tuple[Tensor, Tensor]:
     if mask.device.type == "cpu":
         # numpy's scan is several times faster than nonzero, and so is its division.
         flat = np.flatnonzero(mask.numpy()).astype(np.int32)
-        rows = flat // np.int32(width)
-        return torch.from_numpy(rows), torch.from_numpy(flat - rows * np.int32(width))
+        row = flat // np.int32(width)
+        return torch.from_numpy(row), torch.from_numpy(flat - row * np.int32(width))
     rows, columns = mask.nonzero().int().unbind(1)
     return rows, columns
 

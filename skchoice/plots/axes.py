@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 try:
     import matplotlib.pyplot as plt
@@ -14,6 +14,14 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+def fitted(estimator: Any, attribute: str) -> tuple[str, Any]:
+    """Return the name of an estimator, and what it has once it is fitted."""
+    name = type(estimator).__name__
+    if not hasattr(estimator, attribute):
+        raise ValueError(f"this {name} has no {attribute}: fit it first.")
+    return name, getattr(estimator, attribute)
 
 
 def given_or_new(ax: Axes | None) -> Axes:

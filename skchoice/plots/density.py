@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skchoice import metrics
-from skchoice.plots.axes import finish, given_or_new, with_note
+from skchoice.plots.axes import finish, fitted, given_or_new, with_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,11 +144,8 @@ class DensityDisplay:
         ValueError
             If the estimator is not fitted.
         """
-        name = type(estimator).__name__
-        if not hasattr(estimator, "feature_density_"):
-            raise ValueError(f"this {name} has no feature_density_: fit it first.")
-        display = cls(estimator.feature_density_, label=label or name)
-        return display.plot(ax, zipf=zipf, **line_kwargs)
+        name, density = fitted(estimator, "feature_density_")
+        return cls(density, label=label or name).plot(ax, zipf=zipf, **line_kwargs)
 
     @classmethod
     def from_codes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from skchoice.plots.axes import finish, given_or_new
+from skchoice.plots.axes import finish, fitted, given_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,8 +149,6 @@ class TrainingDisplay:
         ValueError
             If the estimator is not fitted.
         """
-        name = type(estimator).__name__
-        if not hasattr(estimator, "history_"):
-            raise ValueError(f"this {name} has no history_: fit it first.")
-        display = cls(estimator.history_, label=label or name)
+        name, history = fitted(estimator, "history_")
+        display = cls(history, label=label or name)
         return display.plot(ax, quantity=quantity, **line_kwargs)

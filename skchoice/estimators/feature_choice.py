@@ -1,9 +1,8 @@
-"""The sparse autoencoders: one estimator for each allocation rule."""
+"""Feature Choice: each feature chooses its tokens, up to a cap."""
 
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,189 +12,14 @@ from skchoice import caps
 from skchoice.base import ChoiceSAE
 from skchoice.calibration import Calibration, calibrate_features, calibrate_mutual
 from skchoice.docs import shared_docs
-from skchoice.inference import TopKEncoder
 from skchoice.inputs import Rows
 from skchoice.metrics import ZipfFit, zipf_fit
-from skchoice.model import EncoderAffinities, Parameters
-from skchoice.rules import FeatureChoice, MutualChoice, Rule, TokenChoice
+from skchoice.model import EncoderAffinities
+from skchoice.rules import FeatureChoice, MutualChoice, Rule
 from skchoice.training import TrainingState
 
 # Caps follow what the features want after this many steps.
 _REFRESH = 8
-
-
-@shared_docs
-class TokenChoiceSAE(ChoiceSAE):
-    """Sparse autoencoder in which each token keeps its ``k`` largest affinities.
-
-    The TopK autoencoder of Gao et al. 2024 (arXiv 2406.04093), as a baseline for
-    :class:`MutualChoiceSAE` and :class:`FeatureChoiceSAE`.
-
-    Parameters
-    ----------
-    {size}
-    {parameters}
-
-    Attributes
-    ----------
-    {attributes}
-
-    See Also
-    --------
-    MutualChoiceSAE : Shares the matches of a batch freely.
-    FeatureChoiceSAE : Gives each feature a share of the matches.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from skchoice import TokenChoiceSAE
-    >>> X = load_digits().data
-    >>> sae = TokenChoiceSAE(n_features=256, k=8, max_iter=5, random_state=0).fit(X)
-    >>> codes = sae.transform(X)
-    >>> codes.shape, int(codes.getnnz(axis=1).max())
-    ((1797, 256), 8)
-    """
-
-    _parameter_constraints: dict = {
-        **ChoiceSAE._parameter_constraints,
-        "k": [Interval(Integral, 1, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        n_features=None,
-        k=32,
-        *,
-        aux="k",
-        aux_coef=1 / 32,
-        aux_k=None,
-        dead_after=None,
-        importance="absolute",
-        batch_size="auto",
-        max_iter=10,
-        learning_rate="auto",
-        warmup_fraction=0.05,
-        decay_fraction=0.5,
-        n_calibration=None,
-        sparse_output=True,
-        device="auto",
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-        checkpoint_dir=None,
-        checkpoint_interval="auto",
-    ):
-        super().__init__(
-            n_features,
-            k,
-            aux=aux,
-            aux_coef=aux_coef,
-            aux_k=aux_k,
-            dead_after=dead_after,
-            importance=importance,
-            batch_size=batch_size,
-            max_iter=max_iter,
-            learning_rate=learning_rate,
-            warmup_fraction=warmup_fraction,
-            decay_fraction=decay_fraction,
-            n_calibration=n_calibration,
-            sparse_output=sparse_output,
-            device=device,
-            warm_start=warm_start,
-            random_state=random_state,
-            verbose=verbose,
-            checkpoint_dir=checkpoint_dir,
-            checkpoint_interval=checkpoint_interval,
-        )
-
-    def _rule(
-        self, state: TrainingState, n_tokens: int, progress: float | None
-    ) -> Rule:
-        return TokenChoice(self.k)
-
-    def _calibrate(
-        self, state: TrainingState, affinities: EncoderAffinities
-    ) -> Calibration:
-        encode = TopKEncoder(state.parameters, self.k)
-        counts = np.zeros(affinities.shape[1])
-        for tokens in affinities.chunks():
-            counts += encode.matches(tokens).counts().cpu().numpy()
-        density = counts / affinities.shape[0]
-        thresholds = torch.zeros_like(state.parameters.encoder_bias)
-        return Calibration(thresholds, density, density, 1.0 - density.sum() / self.k)
-
-    def _encoder(self, parameters: Parameters) -> TopKEncoder:
-        return TopKEncoder(parameters, self._k)
-
-    def allocate(self, X: Any):
-        """Return the codes of X: each row on its own, so the same as transform.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, n_columns)
-            As for :meth:`fit`.
-
-        Returns
-        -------
-        CSR matrix of shape (n_rows, n_features)
-            Codes, at most ``k`` in a row.
-        """
-        return self._encode_sparse(X)
-
-    def _module_k(self) -> int:
-        return self._k
-
-
-@shared_docs
-class MutualChoiceSAE(ChoiceSAE):
-    """Sparse autoencoder in which a batch shares its matches freely.
-
-    Of all pairs of a token and a feature in a batch, the ``round(k * n_tokens)`` with
-    the largest affinities match (Ayonrinde 2024, arXiv 2411.02124, section 3.1; in
-    training the same as BatchTopK, Bussmann et al. 2024, arXiv 2412.06410). Hard tokens
-    get more features, easy ones fewer. At inference one threshold, calibrated so that
-    ``k`` matches per token are expected, decides for each row alone.
-
-    Parameters
-    ----------
-    {size}
-    {parameters}
-
-    Attributes
-    ----------
-    {attributes}
-
-    See Also
-    --------
-    FeatureChoiceSAE : Gives each feature a share of the matches.
-    TokenChoiceSAE : Gives each token the same number of matches.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from skchoice import MutualChoiceSAE
-    >>> X = load_digits().data
-    >>> sae = MutualChoiceSAE(n_features=256, k=8, max_iter=5, random_state=0).fit(X)
-    >>> sae.allocate(X).nnz == 8 * len(X)
-    True
-    """
-
-    def _rule(
-        self, state: TrainingState, n_tokens: int, progress: float | None
-    ) -> Rule:
-        return MutualChoice(self.k)
-
-    def _calibrate(
-        self, state: TrainingState, affinities: EncoderAffinities
-    ) -> Calibration:
-        level = state.allocator.level
-        return calibrate_mutual(affinities, self.k, level * 0.95)
-
-    def _allocation_rule(self, n_rows: int) -> Rule:
-        return MutualChoice(self._k)
-
-    def _start_thresholds(self, affinities: EncoderAffinities) -> torch.Tensor:
-        return super()._start_thresholds(affinities)[:1]
 
 
 @shared_docs
@@ -376,9 +200,11 @@ default="zipf"
             profile = self._profile(measured, state.zipf_fit, n_tokens)
             state.begin_feature_choice(profile)
         elif state.optimizer.step % _REFRESH == 0:
+            assert state.demand is not None  # it comes with the caps
             wanted = state.demand.density.cpu().numpy()
             profile = self._profile(wanted, state.zipf_fit, n_tokens)
             state.caps.density = profile
+        assert state.caps is not None
         return FeatureChoice(torch.from_numpy(state.caps.draw(n_tokens)))
 
     def _profile(
@@ -407,11 +233,11 @@ default="zipf"
     def _calibrate(
         self, state: TrainingState, affinities: EncoderAffinities
     ) -> Calibration:
-        level = state.allocator.level
         if state.caps is None:
-            return calibrate_mutual(affinities, self.k, level * 0.95)
+            return calibrate_mutual(affinities, self.k, state.allocator.below(0.95))
+        start = state.allocator.below(0.9)
         return calibrate_features(
-            affinities, state.caps.density, level * 0.9, state.caps.order
+            affinities, state.caps.density, start, state.caps.order
         )
 
     def _publish_rule(self, state: TrainingState, calibration: Calibration) -> None:

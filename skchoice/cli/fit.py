@@ -1,0 +1,84 @@
+"""``skchoice fit``: a sparse autoencoder of stored activations."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from skchoice.cli import options as shared
+from skchoice.estimators import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
+from skchoice.store import ActivationStore
+
+_RULES = {
+    "feature": FeatureChoiceSAE,
+    "mutual": MutualChoiceSAE,
+    "token": TokenChoiceSAE,
+}
+
+
+def add_to(commands: Any) -> None:
+    """Add the command and its arguments."""
+    add = shared.command(
+        commands,
+        "fit",
+        run,
+        "fit a sparse autoencoder to stored activations",
+        after_interruption=(
+            "With --checkpoints the same command goes on from the last one."
+        ),
+    )
+    add("store", metavar="STORE", type=Path, help="folder with a manifest.json")
+    add("--out", type=Path, required=True, help="where the fitted model is saved")
+    add(
+        "--rule",
+        choices=_RULES,
+        default="feature",
+        help="who chooses matches (feature)",
+    )
+    add("--n-features", type=int, help="size of the dictionary (8 times the columns)")
+    add("--k", type=int, default=32, help="matches per token (32)")
+    add("--max-iter", type=int, default=10, help="passes over the store (10)")
+    add("--batch-size", type=int, help="rows of a training step (more for longer runs)")
+    add(
+        "--learning-rate",
+        type=_rate,
+        default="auto",
+        help="of Adam (auto: by the width of the rows)",
+    )
+    add(
+        "--checkpoints",
+        metavar="FOLDER",
+        help="the same command goes on from there after an interruption",
+    )
+    add("--seed", type=int, default=0, help="of initialisation and row order (0)")
+    shared.add_machine(add)
+
+
+def _rate(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fit, save, and say how it went."""
+    store = ActivationStore(options.store)
+    if options.out.exists():
+        raise FileExistsError(f"{str(options.out)!r} exists: give another name.")
+    options.out.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after
+    sae = _RULES[options.rule](
+        options.n_features,
+        options.k,
+        max_iter=options.max_iter,
+        batch_size="auto" if options.batch_size is None else options.batch_size,
+        learning_rate=options.learning_rate,
+        device=options.device,
+        random_state=options.seed,
+        checkpoint_dir=options.checkpoints,
+        verbose=not options.quiet,
+    ).fit(store)
+    sae.save(options.out)
+    print(
+        f"{options.out}: {type(sae).__name__}, {len(sae.components_):,} features, "
+        f"{int(sae.dead_features_.sum()):,} of them dead; FVU of the last batches "
+        f"{sae.history_[-1]['fvu']:.4f}"
+    )
