@@ -140,9 +140,10 @@ def test_affinities_become_codes(relative):
     seed=st.integers(0, 999),
     restrict=st.sampled_from([None, "features", "tokens"]),
     of_token=st.booleans(),
+    first=st.sampled_from([None, 1, 7, 100]),
 )
 def test_tiles_hold_every_affinity_once(
-    relative, shape, chunk, entries, dtype, seed, restrict, of_token
+    relative, shape, chunk, entries, dtype, seed, restrict, of_token, first
 ):
     n_tokens, n_features, d = shape
     parameters = some_parameters(seed, n_features, d, relative, dtype)
@@ -164,7 +165,8 @@ def test_tiles_hold_every_affinity_once(
     found = torch.full((n_tokens, n_features), torch.nan, dtype=dtype)
     times = torch.zeros(n_tokens, n_features)
     with mock.patch.object(model, "_TILE_BYTES", entries):
-        for tile, of_tile, of_chunk in affinities.tiles(**members):
+        for tile, of_tile, of_chunk in affinities.tiles(**members, first=first):
+            assert first is None or of_tile[0] > 0 or len(of_tile) <= first
             least = torch.full((1, 1), torch.finfo(dtype).tiny, dtype=dtype)
             if of_token:
                 least = least.expand(1, len(of_chunk))
