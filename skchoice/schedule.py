@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 # Radians by which a step of Adam turns a decoder row at most, or nearly so.
-_TURN = 0.06
+_TURN = 0.07
 
 
 def auto_batch_size(n_rows: int, n_features: int, k: float) -> int:
