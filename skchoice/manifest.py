@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,11 +23,15 @@ from skchoice.files import check_file
 MANIFEST = "manifest.json"
 _FORMAT = "skchoice store"
 VERSION = 2  # 1 had no checksum of the manifest itself
+# How the table of shards begins and ends; strings in JSON hold no line breaks.
+_TABLE, _END_OF_TABLE = b'\n "shards": [\n', b"\n ]\n}\n"
+_END_OF_SHARD = b"\n  }"
 _NO_DIGEST = "0" * 64  # holds the place while the checksum is not known
 _DIGEST = re.compile("[0-9a-f]{64}")
 # Of each kind of store, its types and the files that every shard has.
 DTYPES = {"activations": ("float16", "float32"), "codes": ("float32", "float64")}
 _FILES = {"activations": {"activations"}, "codes": {"data", "indices", "ends"}}
+_RECORD = ("name", "bytes", "sha256", "edges")  # of a file
 # What looking at a manifest raises where something of another type stands.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -50,7 +55,7 @@ class Manifest:
         Whether the writer said that no more rows will come.
     shards : list of dict
         Of each: ``rows``, ``files`` (records of `skchoice.files`), the ``progress`` it
-        was appended with, and what else the kind of store needs.
+        was appended with, as text in JSON, and ``matches`` where it is of codes.
     """
 
     kind: str
@@ -76,7 +81,7 @@ class Manifest:
             )
         content = path.read_bytes()
         try:
-            found = strict_json.parse(content)
+            found, shards = _split(content)
         except ValueError as error:
             raise StoreError(
                 f"{path} is not JSON: {error}. Restore it from a copy."
@@ -92,7 +97,7 @@ class Manifest:
         try:
             _check_digest(content, found)
             if found["kind"] == kind:
-                return cls._checked(found)
+                return cls._checked(found, shards)
         except _MALFORMED as error:
             raise StoreError(
                 f"{path} is not as it was written ({type(error).__name__}: "
@@ -103,10 +108,10 @@ class Manifest:
         )
 
     @classmethod
-    def _checked(cls, found: dict[str, Any]) -> Self:
+    def _checked(cls, found: dict[str, Any], shards: Iterable[Any]) -> Self:
         """Return the manifest in JSON, if it fits together; else raise _MALFORMED."""
         n_rows, n_columns = found["shape"]
-        names = ("kind", "dtype", "configuration", "progress", "complete", "shards")
+        names = ("kind", "dtype", "configuration", "progress", "complete")
         manifest = cls(n_columns=n_columns, **{name: found[name] for name in names})
         if type(n_columns) is not int or not 1 <= n_columns < 2**31:
             raise ValueError(f"it has {n_columns!r} columns")
@@ -119,8 +124,8 @@ class Manifest:
         configuration = configuration_hash(manifest.configuration)
         if configuration != found["configuration_sha256"]:
             raise ValueError("its configuration has another sha256 than it says")
-        for number, shard in enumerate(manifest.shards):
-            _check_shard(number, shard, manifest.kind)
+        for number, shard in enumerate(shards):
+            manifest.shards.append(_checked_shard(number, shard, manifest.kind))
             if shard["files"].keys() != manifest.shards[0]["files"].keys():
                 raise ValueError(f"shard {number} has other files than the first")
         if n_rows != manifest.n_rows:
@@ -141,7 +146,10 @@ class Manifest:
                 "configuration_sha256": configuration_hash(self.configuration),
                 "progress": self.progress,
                 "complete": self.complete,
-                "shards": self.shards,
+                "shards": [
+                    shard | {"progress": json.loads(shard["progress"])}
+                    for shard in self.shards
+                ],
             }
         )
 
@@ -158,12 +166,50 @@ def configuration_hash(configuration: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_notes(name: str, notes: Mapping[str, Any]) -> None:
+    """Raise ValueError where a manifest with these notes could not be read."""
+    try:
+        strict_json.check_room(json.dumps(notes, indent=4), 0)
+    except ValueError as error:
+        raise ValueError(f"{name} is too long for a manifest: {error}.") from error
+
+
 def sealed(document: dict[str, Any]) -> bytes:
     """Return the content of a manifest, with its checksum in ``sha256``."""
     content = json.dumps(document | {"sha256": _NO_DIGEST}, indent=1).encode() + b"\n"
     digest = hashlib.sha256(content).hexdigest()
     place = content.index(_NO_DIGEST.encode())
     return content[:place] + digest.encode() + content[place + len(_NO_DIGEST) :]
+
+
+def _split(content: bytes) -> tuple[dict[str, Any], Iterable[Any]]:
+    """Return the document without its shards, and these as they are parsed one by one.
+
+    The table may be long, and forged as objects it could take thirty times its size.
+    """
+    begin = content.find(_TABLE)
+    if begin < 0:
+        found = _document(content, content)
+        return found, found.pop("shards", None)
+    head = content[:begin] + b'\n "shards": []\n}'
+    return _document(head, content), _shards(content, begin + len(_TABLE))
+
+
+def _shards(content: bytes, place: int) -> Iterator[dict[str, Any]]:
+    while True:
+        end = content.index(_END_OF_SHARD, place) + len(_END_OF_SHARD)
+        yield _document(content[place:end], content)
+        if content.startswith(b",\n", end):
+            place = end + 2
+        elif content[end:] == _END_OF_TABLE:
+            return
+        else:
+            raise ValueError(f"its table of shards goes wrong at byte {end}")
+
+
+def _document(part: bytes, content: bytes) -> dict[str, Any]:
+    strict_json.check_room(part, len(content))
+    return strict_json.parse(part)
 
 
 def _check_digest(content: bytes, found: dict[str, Any]) -> None:
@@ -173,17 +219,25 @@ def _check_digest(content: bytes, found: dict[str, Any]) -> None:
     if found["version"] == 1 and "sha256" not in found:
         return
     digest = found["sha256"]
-    if not _DIGEST.fullmatch(digest):
-        raise ValueError("it has no sha256")
-    before, after = content.split(digest.encode())
-    whole = before + _NO_DIGEST.encode() + after
-    if hashlib.sha256(whole).hexdigest() != digest:
+    if not _DIGEST.fullmatch(digest) or content.count(digest.encode()) != 1:
+        raise ValueError("it has no sha256 of its own")
+    place = content.index(digest.encode())
+    whole = hashlib.sha256(memoryview(content)[:place])
+    whole.update(_NO_DIGEST.encode())
+    whole.update(memoryview(content)[place + len(digest) :])
+    if whole.hexdigest() != digest:
         raise ValueError("it does not have the sha256 that was written into it")
 
 
-def _check_shard(number: int, shard: dict[str, Any], kind: str) -> None:
-    """Raise one of _MALFORMED where a shard could not have been written so."""
+def _checked_shard(number: int, shard: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a shard, if it can have been written so; else raise one of _MALFORMED.
+
+    Its keys are shared with all other shards, and its progress is text: as they were
+    parsed they would take as much again.
+    """
     lowest = {"rows": 1} | ({"matches": 0} if kind == "codes" else {})
+    if shard.keys() != {*lowest, "files", "progress"}:
+        raise ValueError(f"shard {number} has the entries {[*shard]}")
     for name, least in lowest.items():
         if type(shard[name]) is not int or shard[name] < least:
             raise ValueError(f"shard {number} has {shard[name]!r} {name}")
@@ -191,6 +245,7 @@ def _check_shard(number: int, shard: dict[str, Any], kind: str) -> None:
         raise ValueError(f"shard {number} has only the files {[*shard['files']]}")
     if type(shard["progress"]) is not dict:
         raise TypeError(f"shard {number} has a progress of no known form")
+    files = {}
     for name, record in shard["files"].items():
         # No path out of the folder, and no two records of one file.
         if record["name"] != f"{name}-{number:05d}.npy" or not name.isalpha():
@@ -199,3 +254,11 @@ def _check_shard(number: int, shard: dict[str, Any], kind: str) -> None:
             _DIGEST.fullmatch(record[digest]) for digest in ("sha256", "edges")
         ):
             raise ValueError(f"{record['name']} has no size and checksums")
+        if len(record) > len(_RECORD):
+            raise ValueError(f"{record['name']} has the entries {[*record]}")
+        files[sys.intern(name)] = {entry: record[entry] for entry in _RECORD}
+    return {
+        **{name: shard[name] for name in lowest},
+        "files": files,
+        "progress": json.dumps(shard["progress"]),
+    }

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+# Bytes that parsing takes at most: of each value, of each key besides, and of each
+# character, which is wide in a string with an escape like \u1f600.
+_PER_VALUE, _PER_KEY, _PER_CHARACTER = 72, 160, 7
+_FREE_BYTES = 1 << 20  # what any text may take
+
 
 def parse(text: str | bytes) -> dict[str, Any]:
     """Return the object that a text in JSON holds.
@@ -21,6 +26,31 @@ def parse(text: str | bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__}, not an object")
     return found
+
+
+def check_room(text: str | bytes, n_bytes: int) -> None:
+    """Raise ValueError where parsing could take much more memory than ``n_bytes``.
+
+    A few characters can stand for an object of hundreds of bytes. The text must be in
+    ASCII, as this library writes it; of others a single character may widen all.
+    """
+    if not text.isascii():
+        raise ValueError("it holds characters that are not ASCII")
+    marks = ("{", "[", ",", ":", "\\u")
+    if isinstance(text, bytes):
+        objects, lists, commas, colons, escapes = (
+            text.count(mark.encode()) for mark in marks
+        )
+    else:
+        objects, lists, commas, colons, escapes = map(text.count, marks)
+    values = objects + lists + commas
+    needed = _PER_VALUE * values + _PER_KEY * colons
+    needed += (_PER_CHARACTER if escapes else 1) * len(text)
+    if needed > n_bytes + _FREE_BYTES:
+        raise ValueError(
+            f"its JSON of {len(text):,} characters has up to {values:,} values, too "
+            f"many for {n_bytes:,} bytes"
+        )
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

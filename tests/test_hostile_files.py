@@ -5,6 +5,7 @@ The long runs are for `make soak`.
 
 import copy
 import json
+import re
 import tracemalloc
 import warnings
 
@@ -327,6 +328,13 @@ BOMBS = {
     "many values": safetensors_bytes(
         {"__metadata__": {"skchoice": "[" + "[]," * 10**6 + "1]", "sha256": "0" * 64}}
     ),
+    "wide characters": safetensors_bytes(
+        f'{{"a": "{"x" * 10**6}\U0001f600"}}'.encode()
+    ),
+    "an escape": safetensors_bytes(
+        {"__metadata__": {"skchoice": "x" * 10**6 + "\U0001f600", "sha256": ""}}
+    ),
+    "keys": safetensors_bytes({f"{i:07}": 0 for i in range(10**5)}),
     "no metadata": safetensors_bytes({"a": entry([1], 4)}, b"1234"),
     "metadata of numbers": safetensors_bytes(
         {"__metadata__": {"skchoice": 1, "sha256": 2}}
@@ -347,6 +355,40 @@ def test_bombs(tmp_path, bomb):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak <= 4 * len(BOMBS[bomb]) + _SLACK
+
+
+DOCUMENTS = {
+    "lists": "[" + "[]," * 150_000 + "[]]",
+    "objects": "[" + '{"a":0},' * 50_000 + "{}]",
+    "keys": "{" + ",".join(f'"{i:07}":0' for i in range(50_000)) + "}",
+    "strings": "[" + '"ab",' * 150_000 + "0]",
+    "a wide string": '"' + "x" * 10**6 + r'\ud83d\ude00"',
+}
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents_of_many_small_values(tmp_path, monkeypatch, document, escaped):
+    """The digest is right, so that only their size can be held against them."""
+    text = f'{{"notes":{DOCUMENTS[document]}}}'
+
+    def packed(arrays, text, digest):
+        quoted = json.dumps(text)
+        if escaped:  # of brackets and commas nothing is to be seen
+            quoted = re.sub(r"[\[\]{},:]", lambda m: rf"\u{ord(m[0]):04x}", quoted)
+        header = f'{{"__metadata__":{{"skchoice":{quoted},"sha256":"{digest}"}}}}'
+        return len(header).to_bytes(8, "little") + header.encode()
+
+    monkeypatch.setattr(tensorfile, "_packed_header", packed)
+    monkeypatch.setattr(tensorfile, "_check_readable", lambda *_: None)
+    tensorfile._write_text(tmp_path / "bomb", {}, text)
+    size = (tmp_path / "bomb").stat().st_size
+    tracemalloc.start()
+    with pytest.raises(FileRefusedError, match=r"up to [0-9,]+ values"):
+        skchoice.load(tmp_path / "bomb")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 4 * size + _SLACK
 
 
 def test_a_sparse_file_larger_than_memory(tmp_path):
@@ -376,6 +418,22 @@ def test_bools_of_other_bytes_are_refused(target):
     arrays["flags"] = flags.view(np.bool_)
     _, refused = target.forge(arrays, document)
     assert refused
+
+
+@pytest.mark.parametrize("target", ["model"], indirect=True)
+def test_tables_are_no_longer_than_their_file(target):
+    """A table takes eight bytes of the file for a number, and each is read once."""
+    arrays, document = tensorfile.read(target.path)
+    arrays["zeros"] = np.zeros(200_000)
+    zeros = {"array": "zeros"}
+    many, narrow = {f"c{i}": zeros for i in range(100)}, {"c": zeros}
+    for table in (many, narrow):
+        document["fitted"]["notes_"] = {"records": table}
+        tracemalloc.start()
+        assert target.forge(arrays, document)[1]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak <= 4 * target.path.stat().st_size + 10 * _SLACK
 
 
 def test_a_model_is_no_checkpoint(target, tmp_path):
