@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from skchoice import tree
+from skchoice.inputs import Rows
+from skchoice.provenance import digest_of_rest
 from skchoice.saving import CLASSES
 from skchoice.training import TrainingState
 
@@ -21,6 +23,7 @@ _NO_MATTER = frozenset(
 
 def identity_of(
     estimator: BaseEstimator,
+    rows: Rows,
     provenance: dict[str, Any],
     seed: int,
     start: TrainingState | None,
@@ -30,6 +33,8 @@ def identity_of(
     Parameters
     ----------
     estimator : estimator
+    rows : Rows
+        Every one of them counts, and their order.
     provenance : dict
         Of the rows.
     seed : int
@@ -48,7 +53,8 @@ def identity_of(
     return {
         "estimator": type(estimator).__name__,
         "parameters": parameters | {name: _hash(arrays[name]) for name in arrays},
-        "data": {name: provenance[name] for name in data},
+        "data": {name: provenance[name] for name in data}
+        | {"rest_sha256": digest_of_rest(rows)},
         "seed": None if estimator.random_state is None else seed,
         "start": None if start is None else _hash_of_state(start),
     }

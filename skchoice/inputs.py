@@ -12,6 +12,7 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from skchoice.files import check_not_cut
+from skchoice.lazy import LazyArray
 
 # Rows are read for inference in chunks of at most this many entries and rows.
 _CHUNK_ENTRIES = 1 << 22
@@ -92,6 +93,11 @@ class Rows:
             f"Input X contains {what}, first in row {row}. {self._name} needs finite "
             "values: drop or replace such rows."
         )
+
+    def content_digest(self) -> str | None:
+        """Return a checksum of all rows, if it is known without reading them."""
+        known = isinstance(self._source, LazyArray)
+        return self._source.content_digest() if known else None
 
     def chunks(self, start: int = 0) -> Iterator[Tensor]:
         """Yield all rows in order, a chunk at a time."""
