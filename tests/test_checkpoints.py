@@ -188,7 +188,9 @@ def test_other_fits_have_other_folders(kept, make, X, tmp_path):
         assert len({path.parent for path in files(tmp_path)}) == number
 
 
-@pytest.mark.parametrize("kind", ["array", "lazy", "store", "view", "unchecked"])
+@pytest.mark.parametrize(
+    "kind", ["array", "tensor", "bfloat16", "lazy", "store", "view", "unchecked"]
+)
 def test_any_other_row_is_another_fit(
     kept, X, tmp_path, monkeypatch, Lazy, kind, make, assert_same_fit
 ):
@@ -199,6 +201,9 @@ def test_any_other_row_is_another_fit(
     def given(X, folder):
         if kind == "array":
             return X
+        if kind in ("tensor", "bfloat16"):
+            tensor = torch.tensor(X[:, ::-1].copy()).flip(1)
+            return tensor.bfloat16() if kind == "bfloat16" else tensor
         if kind == "lazy":
             return Lazy(X)
         StoreWriter(tmp_path / folder, 12, dtype="float32").append(X)
