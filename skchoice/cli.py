@@ -153,10 +153,10 @@ def _fit(options: argparse.Namespace) -> None:
 def _check_space(sae: Any, n_columns: int, folder: Path) -> None:
     """Raise OSError where a model would not find room: before it is trained."""
     needed = 8 * sae._n_features(n_columns) * n_columns  # of encoder and dictionary
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    disk = shutil.disk_usage(folder)  # some file systems know nothing, and say 0
+    if disk.total > 0 and disk.free < needed:
         raise OSError(
-            f"{folder} has {free / 1e6:,.1f} MB left, and the model will take "
+            f"{folder} has {disk.free / 1e6:,.1f} MB left, and the model will take "
             f"{needed / 1e6:,.1f} MB: make room, or give another --out."
         )
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
@@ -45,7 +46,7 @@ def identity_of(
     """
     arrays: dict[str, NDArray] = {}
     parameters = {
-        name: tree.encode(value, name, arrays, {})
+        name: tree.encode(_as_array(value), name, arrays, {})
         for name, value in estimator.get_params(deep=False).items()
         if name not in _NO_MATTER
     }
@@ -76,6 +77,10 @@ def differences(found: Any, wanted: dict[str, Any]) -> str:
         elif theirs != value:
             other.append(f"{name} was {theirs!r} and is {value!r}")
     return "; ".join(other)
+
+
+def _as_array(value: Any) -> Any:
+    return np.asarray(value) if isinstance(value, (list, tuple)) else value
 
 
 def _hash(array: NDArray) -> str:

@@ -169,7 +169,9 @@ def configuration_hash(configuration: Mapping[str, Any]) -> str:
 def check_notes(name: str, notes: Mapping[str, Any]) -> None:
     """Raise ValueError where a manifest with these notes could not be read."""
     try:
-        strict_json.check_room(json.dumps(notes, indent=4), 0)
+        # The configuration and the last progress are read together.
+        room = strict_json.FREE_BYTES // 2
+        strict_json.check_room(json.dumps(notes, indent=4), room)
     except ValueError as error:
         raise ValueError(f"{name} is too long for a manifest: {error}.") from error
 
@@ -208,7 +210,7 @@ def _shards(content: bytes, place: int) -> Iterator[dict[str, Any]]:
 
 
 def _document(part: bytes, content: bytes) -> dict[str, Any]:
-    strict_json.check_room(part, len(content))
+    strict_json.check_room(part, len(content) + strict_json.FREE_BYTES)
     return strict_json.parse(part)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 # Bytes that parsing takes at most: of each value, of each key besides, and of each
 # character, which is wide in a string with an escape like \u1f600.
 _PER_VALUE, _PER_KEY, _PER_CHARACTER = 72, 160, 7
-_FREE_BYTES = 1 << 20  # what any text may take
+FREE_BYTES = 1 << 20  # what any file may take
 
 
 def parse(text: str | bytes) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def parse(text: str | bytes) -> dict[str, Any]:
 
 
 def check_room(text: str | bytes, n_bytes: int) -> None:
-    """Raise ValueError where parsing could take much more memory than ``n_bytes``.
+    """Raise ValueError where parsing could take more memory than ``n_bytes``.
 
     A few characters can stand for an object of hundreds of bytes. The text must be in
     ASCII, as this library writes it; of others a single character may widen all.
@@ -46,10 +46,10 @@ def check_room(text: str | bytes, n_bytes: int) -> None:
     values = objects + lists + commas
     needed = _PER_VALUE * values + _PER_KEY * colons
     needed += (_PER_CHARACTER if escapes else 1) * len(text)
-    if needed > n_bytes + _FREE_BYTES:
+    if needed > n_bytes:
         raise ValueError(
-            f"its JSON of {len(text):,} characters has up to {values:,} values, too "
-            f"many for {n_bytes:,} bytes"
+            f"its JSON of {len(text):,} characters has up to {values:,} values, which "
+            f"could take {needed:,} bytes of memory and may take {n_bytes:,}"
         )
 
 

@@ -128,7 +128,7 @@ def _check_readable(header: bytes, text: str, arrays: dict[str, NDArray]) -> Non
         if len(header) > _LONGEST_HEADER:
             raise ValueError(f"its header would have {len(header):,} bytes")
         for part in (header[8:], text):
-            strict_json.check_room(part, size)
+            strict_json.check_room(part, size + strict_json.FREE_BYTES)
     except ValueError as error:
         raise ValueError(
             f"no file is written that could not be read: {error}. Give long lists, in "
@@ -206,13 +206,14 @@ def _empty_arrays(file: BinaryIO) -> tuple[dict[str, NDArray], str, str]:
     if len(length) < 8 or stop > min(size, _LONGEST_HEADER):
         raise ValueError(f"it has {size} bytes, and its header would end at {stop}")
     packed = file.read(stop - 8)
-    strict_json.check_room(packed, size)
+    room = size + strict_json.FREE_BYTES
+    strict_json.check_room(packed, room)
     header = strict_json.parse(packed)
     metadata = header.pop("__metadata__")
     text, digest = metadata["skchoice"], metadata["sha256"]
     if not isinstance(text, str):
         raise TypeError("its document is no text")
-    strict_json.check_room(text, size)  # escapes may have hidden what it is
+    strict_json.check_room(text, room)  # escapes may have hidden what it is
     entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
     end = 0
     for name, entry in entries:

@@ -192,7 +192,7 @@ def test_other_fits_have_other_folders(kept, make, X, tmp_path):
     "kind", ["array", "tensor", "bfloat16", "lazy", "store", "view", "unchecked"]
 )
 def test_any_other_row_is_another_fit(
-    kept, X, tmp_path, monkeypatch, Lazy, kind, make, assert_same_fit
+    X, tmp_path, monkeypatch, Lazy, kind, assert_same_fit
 ):
     """Also in data so large that the provenance looks at some blocks alone."""
     monkeypatch.setattr(provenance, "_HASHED_BYTES", 1)
@@ -210,27 +210,36 @@ def test_any_other_row_is_another_fit(
         store = ActivationStore(tmp_path / folder, check_shards=kind != "unchecked")
         return store[np.arange(600), ...] if kind == "view" else store
 
+    folder = tmp_path / "checkpoints"
+
+    def small(**settings):
+        return MutualChoiceSAE(
+            24, 4, batch_size=100, max_iter=1, random_state=0, **settings
+        )
+
+    def kept():
+        return small(checkpoint_dir=folder, checkpoint_interval=0)
+
     X = X.astype(np.float32)
     other = X.copy()
     other[300, 3] += 1
     one, two = given(X, "one"), given(other, "two")
     described = [provenance.describe(Rows(each, None, CPU)) for each in (one, two)]
     assert described[0] == described[1]
-    folder = tmp_path / "checkpoints"
-    stopped(kept(checkpoint_dir=folder), one, 5)
-    stopped(kept(checkpoint_dir=folder), two, 1)
+    stopped(kept(), one, 5)
+    stopped(kept(), two, 1)
     assert len({path.parent for path in files(folder)}) == 2
-    resumed = kept(checkpoint_dir=folder).fit(given(X, "three"))
-    assert_same_fit(resumed, make().fit(one))
+    resumed = kept().fit(given(X, "three"))
+    assert_same_fit(resumed, small().fit(one))
     assert len({path.parent for path in files(folder)}) == 1
     # Put where the other's are found, they are refused.
     (name,) = {path.parent for path in files(folder)}
-    stopped(kept(checkpoint_dir=folder), one, 5)
+    stopped(kept(), one, 5)
     (right,) = {path.parent for path in files(folder)} - {name}
     shutil.rmtree(right)
     name.rename(right)
     with pytest.raises(FileRefusedError, match="rest_sha256 was"):
-        kept(checkpoint_dir=folder).fit(one)
+        kept().fit(one)
 
 
 def test_the_order_of_the_rows_of_a_view_counts(tmp_path, X):

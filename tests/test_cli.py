@@ -109,7 +109,8 @@ def fit_arguments(store, out):
 def test_a_disk_without_room_is_told_before_the_fit(
     store, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    disk = SimpleNamespace(total=10**9, free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: disk)
     monkeypatch.setattr("skchoice.FeatureChoiceSAE.fit", None)
     assert main(fit_arguments(store, tmp_path / "sae")) == 1
     assert "MB left, and the model will take" in capsys.readouterr().err

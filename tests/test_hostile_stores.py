@@ -401,6 +401,10 @@ def test_notes_that_could_not_be_read_are_not_written(target, tmp_path):
     with pytest.raises(ValueError, match="configuration is too long"):
         StoreWriter(tmp_path / "new", 3, configuration=long)
     assert not (tmp_path / "new").exists()
+    most = {"notes": list(range(6000))}  # both at once
+    writer = StoreWriter(tmp_path / "new", 3, configuration=most)
+    writer.append(np.zeros((1, 3)), progress=most)
+    assert ActivationStore(tmp_path / "new").progress == most
     writer = StoreWriter(target.folder, 12, configuration={"layer": 8})
     tokens = np.zeros(1, TOKEN)
     for call in (
