@@ -29,7 +29,7 @@ _KIND = "codes"
 # Of each shard: values, features, and where each row ends, counted over all shards.
 _ARRAYS = ("data", "indices", "ends")
 _NOTE = "rows_sha256"  # of the rows that a shard has the codes of
-_HASHED_ROWS = 4096
+_HASHED_ENTRIES = 1 << 22  # read at a time
 
 
 class CodeStore:
@@ -290,7 +290,8 @@ def _first_rows(store: Any) -> str:
 
 def _digest(store: Any, start: int, stop: int) -> str:
     digest = hashlib.sha256()
-    for first in range(start, stop, _HASHED_ROWS):
-        rows = store[first : min(first + _HASHED_ROWS, stop)]
+    size = max(1, _HASHED_ENTRIES // store.shape[1])
+    for first in range(start, stop, size):
+        rows = store[first : min(first + size, stop)]
         digest.update(np.ascontiguousarray(rows).data)
     return digest.hexdigest()

@@ -109,19 +109,23 @@ class Rows:
             if known is not None:
                 return known
         digest = hashlib.sha256(str(self._source.dtype).encode())
-        for start in range(0, self.shape[0], _CHUNK_ROWS):
-            rows = self._given(slice(start, min(start + _CHUNK_ROWS, self.shape[0])))
+        for part in self._chunk_slices():
+            rows = self._given(part)
             if isinstance(rows, Tensor):
                 rows = rows.detach().cpu().contiguous().view(torch.uint8).numpy()
-            digest.update(np.ascontiguousarray(rows).data.cast("B"))
+            digest.update(np.ascontiguousarray(rows).view(np.uint8))
         return digest.hexdigest()
 
     def chunks(self, start: int = 0) -> Iterator[Tensor]:
         """Yield all rows in order, a chunk at a time."""
+        for part in self._chunk_slices(start):
+            yield self.read(part)
+
+    def _chunk_slices(self, start: int = 0) -> Iterator[slice]:
         n_rows, n_columns = self.shape
         size = min(_CHUNK_ROWS, max(1, _CHUNK_ENTRIES // n_columns))
         for first in range(start, n_rows, size):
-            yield self.read(slice(first, min(first + size, n_rows)))
+            yield slice(first, min(first + size, n_rows))
 
     def check_finite(self) -> None:
         """Read all rows once, for the check alone."""

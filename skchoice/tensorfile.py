@@ -131,8 +131,8 @@ def _check_readable(header: bytes, text: str, arrays: dict[str, NDArray]) -> Non
             strict_json.check_room(part, size + strict_json.FREE_BYTES)
     except ValueError as error:
         raise ValueError(
-            f"no file is written that could not be read: {error}. Give long lists, in "
-            "notes or parameters, as numpy arrays."
+            f"no file is written that could not be read: {error}. Keep long notes "
+            "elsewhere; lists of numbers may be numpy arrays."
         ) from error
 
 

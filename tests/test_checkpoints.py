@@ -188,9 +188,10 @@ def test_other_fits_have_other_folders(kept, make, X, tmp_path):
         assert len({path.parent for path in files(tmp_path)}) == number
 
 
-@pytest.mark.parametrize(
-    "kind", ["array", "tensor", "bfloat16", "lazy", "store", "view", "unchecked"]
-)
+KINDS = "array swapped tensor bfloat16 lazy store view unchecked".split()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_any_other_row_is_another_fit(
     X, tmp_path, monkeypatch, Lazy, kind, assert_same_fit
 ):
@@ -201,6 +202,9 @@ def test_any_other_row_is_another_fit(
     def given(X, folder):
         if kind == "array":
             return X
+        if kind == "swapped":
+            np.save(tmp_path / f"{folder}.npy", X.astype(">f4"))
+            return np.load(tmp_path / f"{folder}.npy", mmap_mode="r")
         if kind in ("tensor", "bfloat16"):
             tensor = torch.tensor(X[:, ::-1].copy()).flip(1)
             return tensor.bfloat16() if kind == "bfloat16" else tensor

@@ -158,7 +158,7 @@ def test_other_models_and_rows_are_told_apart(sae, X, rows, tmp_path):
 
 
 def test_any_other_row_is_refused(sae, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(code_store, "_HASHED_ROWS", 7)
+    monkeypatch.setattr(code_store, "_HASHED_ENTRIES", 90)
     encode_store(sae, rows[:85], tmp_path, shard_rows=20)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for row, part in ((64, "60 and 80"), (79, "60 and 80"), (84, "80 and 85")):
