@@ -31,6 +31,7 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 # Of each kind of store, its types and the files that every shard has.
 DTYPES = {"activations": ("float16", "float32"), "codes": ("float32", "float64")}
 _FILES = {"activations": {"activations"}, "codes": {"data", "indices", "ends"}}
+_LONGEST = 1 << 30  # bytes of a manifest: of some million shards
 _RECORD = ("name", "bytes", "sha256", "edges")  # of a file
 # What looking at a manifest raises where something of another type stands.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -79,6 +80,9 @@ class Manifest:
             raise FileNotFoundError(
                 f"no store at {str(folder)!r}: expected a folder with {MANIFEST}."
             )
+        size = path.stat().st_size
+        if size > _LONGEST:
+            raise StoreError(f"{path} has {size:,} bytes; no manifest needs as many.")
         content = path.read_bytes()
         try:
             found, shards = _split(content)

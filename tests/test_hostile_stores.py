@@ -416,6 +416,13 @@ def test_notes_that_could_not_be_read_are_not_written(target, tmp_path):
     assert target.read(target.folder) == target.contents
 
 
+def test_a_sparse_manifest_larger_than_memory(target):
+    with open(target.folder / manifest.MANIFEST, "rb+") as file:
+        file.truncate(2**42)
+    with pytest.raises(StoreError, match="no manifest needs as many"):
+        target.read(target.folder)
+
+
 def test_manifests_made_by_hand(target):
     content = target.files[manifest.MANIFEST]
     bombs = [
