@@ -235,11 +235,18 @@ class _Decoder:
     def _column(self, json: dict) -> list:
         if set(json) == {"levels", "index"}:
             levels = self.decode(json["levels"])
-            index = self._arrays.pop(json["index"]["array"])
+            index = self._numbers(json["index"]["array"])
             if len(index) and not 0 <= index.min() <= index.max() < len(levels):
                 raise ValueError("a record points past its levels")
             return [levels[place] for place in index]
-        return self._arrays.pop(json["array"]).tolist()
+        return self._numbers(json["array"]).tolist()
+
+    def _numbers(self, name: str) -> NDArray:
+        """Return an array for the only time, if it has eight bytes for each row."""
+        array = self._arrays.pop(name)
+        if array.ndim != 1 or array.itemsize != 8:
+            raise ValueError(f"{name} is no column of a table")
+        return array
 
     def _generator(self, state: dict) -> np.random.Generator:
         generator = np.random.default_rng(0)
