@@ -113,7 +113,7 @@ class Rows:
             rows = self._given(part)
             if isinstance(rows, Tensor):
                 rows = rows.detach().cpu().contiguous().view(torch.uint8).numpy()
-            digest.update(np.ascontiguousarray(rows).view(np.uint8))
+            digest.update(np.ascontiguousarray(rows).view(np.uint8).data)
         return digest.hexdigest()
 
     def chunks(self, start: int = 0) -> Iterator[Tensor]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from skchoice import strict_json
 from skchoice.exceptions import StoreError
@@ -23,9 +24,9 @@ from skchoice.files import check_file
 MANIFEST = "manifest.json"
 _FORMAT = "skchoice store"
 VERSION = 2  # 1 had no checksum of the manifest itself
-# How the table of shards begins and ends; strings in JSON hold no line breaks.
-_TABLE, _END_OF_TABLE = b'\n "shards": [\n', b"\n ]\n}\n"
-_END_OF_SHARD = b"\n  }"
+# Lines around the table of shards and between two; strings in JSON hold no line breaks.
+_TABLE, _END_OF_TABLE = b' "shards": [\n', b" ]\n}\n"
+_END_OF_SHARD, _LAST_OF_SHARD = b"  },\n", b"  }\n"
 _NO_DIGEST = "0" * 64  # holds the place while the checksum is not known
 _DIGEST = re.compile("[0-9a-f]{64}")
 # Of each kind of store, its types and the files that every shard has.
@@ -80,36 +81,56 @@ class Manifest:
             raise FileNotFoundError(
                 f"no store at {str(folder)!r}: expected a folder with {MANIFEST}."
             )
-        size = path.stat().st_size
-        if size > _LONGEST:
-            raise StoreError(f"{path} has {size:,} bytes; no manifest needs as many.")
-        content = path.read_bytes()
         try:
-            found, shards = _split(content)
-        except ValueError as error:
-            raise StoreError(
-                f"{path} is not JSON: {error}. Restore it from a copy."
-            ) from error
-        if found.get("format") != _FORMAT:
-            raise StoreError(f"{path} is not the manifest of a store.")
-        version = found.get("version")
-        if type(version) is int and version > VERSION:
-            raise StoreError(
-                f"{path} has version {version}, and this skchoice reads versions up to "
-                f"{VERSION}: install a newer skchoice to open it."
-            )
-        try:
-            _check_digest(content, found)
-            if found["kind"] == kind:
-                return cls._checked(found, shards)
+            with open(path, "rb") as file:
+                return cls._read(file, kind)
+        except StoreError:
+            raise
         except _MALFORMED as error:
             raise StoreError(
                 f"{path} is not as it was written ({type(error).__name__}: "
                 f"{str(error)[:200]}). Restore it from a copy."
             ) from error
-        raise StoreError(
-            f"{str(folder)!r} is a store of {found['kind']}, not of {kind}."
-        )
+
+    @classmethod
+    def _read(cls, file: BinaryIO, kind: str) -> Self:
+        """Read a manifest, line by line; raise one of _MALFORMED if it is damaged.
+
+        The table of shards may be long, and is never in memory as it stands: a forged
+        one could take thirty times its size there.
+        """
+        size = os.fstat(file.fileno()).st_size
+        if size > _LONGEST:
+            raise ValueError(f"it has {size:,} bytes, and no manifest needs as many")
+        room = size + strict_json.FREE_BYTES
+        head, has_table = _head(file)
+        found = _parsed(head + b' "shards": []}' if has_table else head, room)
+        if found.get("format") != _FORMAT:
+            raise StoreError(f"{file.name} is not the manifest of a store.")
+        version = found.get("version")
+        if type(version) is int and version > VERSION:
+            raise StoreError(
+                f"{file.name} has version {version}, and this skchoice reads versions "
+                f"up to {VERSION}: install a newer skchoice to open it."
+            )
+        if found["kind"] != kind:
+            raise StoreError(
+                f"{file.name} is of a store of {found['kind']}, not of {kind}."
+            )
+        if type(version) is not int or version < 1:
+            raise ValueError(f"its version is {version!r}")
+        digest = found.get("sha256") if version == 1 else found["sha256"]
+        if digest is not None and not _DIGEST.fullmatch(digest):
+            raise ValueError("it has no sha256")
+        own = (digest or _NO_DIGEST).encode()
+        hashed = hashlib.sha256(head.replace(own, _NO_DIGEST.encode(), 1))
+        shards = found["shards"]
+        if has_table:
+            shards = (_parsed(part, room) for part in _shards(file, hashed))
+        manifest = cls._checked(found, shards)
+        if digest is not None and digest != hashed.hexdigest():
+            raise ValueError("it does not have the sha256 that was written into it")
+        return manifest
 
     @classmethod
     def _checked(cls, found: dict[str, Any], shards: Iterable[Any]) -> Self:
@@ -188,51 +209,39 @@ def sealed(document: dict[str, Any]) -> bytes:
     return content[:place] + digest.encode() + content[place + len(_NO_DIGEST) :]
 
 
-def _split(content: bytes) -> tuple[dict[str, Any], Iterable[Any]]:
-    """Return the document without its shards, and these as they are parsed one by one.
-
-    The table may be long, and forged as objects it could take thirty times its size.
-    """
-    begin = content.find(_TABLE)
-    if begin < 0:
-        found = _document(content, content)
-        return found, found.pop("shards", None)
-    head = content[:begin] + b'\n "shards": []\n}'
-    return _document(head, content), _shards(content, begin + len(_TABLE))
+def _head(file: BinaryIO) -> tuple[bytearray, bool]:
+    """Return what comes before the table of shards, and whether there is one."""
+    head = bytearray()
+    for line in file:
+        if line == _TABLE:
+            return head, True
+        head += line
+    return head, False
 
 
-def _shards(content: bytes, place: int) -> Iterator[dict[str, Any]]:
-    while True:
-        end = content.index(_END_OF_SHARD, place) + len(_END_OF_SHARD)
-        yield _document(content[place:end], content)
-        if content.startswith(b",\n", end):
-            place = end + 2
-        elif content[end:] == _END_OF_TABLE:
-            return
+def _shards(file: BinaryIO, hashed: Any) -> Iterator[bytearray]:
+    """Yield the text of one shard after the other; all bytes that pass are hashed."""
+    hashed.update(_TABLE)
+    shard = bytearray()
+    for line in file:
+        hashed.update(line)
+        if line == _LAST_OF_SHARD:
+            yield shard + b"}"
+            break
+        if line == _END_OF_SHARD:
+            yield shard + b"}"
+            shard = bytearray()
         else:
-            raise ValueError(f"its table of shards goes wrong at byte {end}")
+            shard += line
+    rest = file.read(len(_END_OF_TABLE) + 1)
+    hashed.update(rest)
+    if rest != _END_OF_TABLE:
+        raise ValueError("its table of shards does not end as it should")
 
 
-def _document(part: bytes, content: bytes) -> dict[str, Any]:
-    strict_json.check_room(part, len(content) + strict_json.FREE_BYTES)
-    return strict_json.parse(part)
-
-
-def _check_digest(content: bytes, found: dict[str, Any]) -> None:
-    """Raise one of _MALFORMED where the file is not as it was written."""
-    if type(found["version"]) is not int or found["version"] < 1:
-        raise ValueError(f"its version is {found['version']!r}")
-    if found["version"] == 1 and "sha256" not in found:
-        return
-    digest = found["sha256"]
-    if not _DIGEST.fullmatch(digest) or content.count(digest.encode()) != 1:
-        raise ValueError("it has no sha256 of its own")
-    place = content.index(digest.encode())
-    whole = hashlib.sha256(memoryview(content)[:place])
-    whole.update(_NO_DIGEST.encode())
-    whole.update(memoryview(content)[place + len(digest) :])
-    if whole.hexdigest() != digest:
-        raise ValueError("it does not have the sha256 that was written into it")
+def _parsed(text: bytearray, room: int) -> dict[str, Any]:
+    strict_json.check_room(text, room)
+    return strict_json.parse(text)
 
 
 def _checked_shard(number: int, shard: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ _PER_VALUE, _PER_KEY, _PER_CHARACTER = 72, 160, 7
 FREE_BYTES = 1 << 20  # what any file may take
 
 
-def parse(text: str | bytes) -> dict[str, Any]:
+def parse(text: str | bytes | bytearray) -> dict[str, Any]:
     """Return the object that a text in JSON holds.
 
     Raises
@@ -28,7 +28,7 @@ def parse(text: str | bytes) -> dict[str, Any]:
     return found
 
 
-def check_room(text: str | bytes, n_bytes: int) -> None:
+def check_room(text: str | bytes | bytearray, n_bytes: int) -> None:
     """Raise ValueError where parsing could take more memory than ``n_bytes``.
 
     A few characters can stand for an object of hundreds of bytes. The text must be in
@@ -36,13 +36,11 @@ def check_room(text: str | bytes, n_bytes: int) -> None:
     """
     if not text.isascii():
         raise ValueError("it holds characters that are not ASCII")
-    marks = ("{", "[", ",", ":", "\\u")
-    if isinstance(text, bytes):
-        objects, lists, commas, colons, escapes = (
-            text.count(mark.encode()) for mark in marks
-        )
-    else:
-        objects, lists, commas, colons, escapes = map(text.count, marks)
+    count: Any = text.count
+    objects, lists, commas, colons, escapes = (
+        count(mark if isinstance(text, str) else mark.encode())
+        for mark in ("{", "[", ",", ":", "\\u")
+    )
     values = objects + lists + commas
     needed = _PER_VALUE * values + _PER_KEY * colons
     needed += (_PER_CHARACTER if escapes else 1) * len(text)

@@ -6,6 +6,7 @@ The long runs are for `make soak`.
 import copy
 import hashlib
 import json
+import re
 import tracemalloc
 
 import numpy as np
@@ -353,12 +354,14 @@ def test_manifests_of_many_small_values(target, notes, place):
     assert target.attack(manifest.MANIFEST, content.replace(b"0" * 64, digest, 1))
 
 
-def many_shards(target, n, change=lambda shard: shard):
+def many_shards(target, n, change):
     """Return a manifest of as many shards, like the first."""
     found = json.loads(target.files[manifest.MANIFEST])
+    first = found["shards"][0]
+    first["files"].pop("tokens", None)
     shards = []
     for number in range(n):
-        shard = copy.deepcopy(found["shards"][0])
+        shard = copy.deepcopy(first)
         for name, record in shard["files"].items():
             record["name"] = f"{name}-{number:05d}.npy"
         shards.append(change(shard))
@@ -367,12 +370,19 @@ def many_shards(target, n, change=lambda shard: shard):
 
 
 @pytest.mark.parametrize("values", [[], [{"a": 0}] * 9])
-def test_a_long_manifest_takes_no_more_than_four_times_its_size(target, values):
+@pytest.mark.parametrize("spaces", [True, False])
+def test_a_long_manifest_takes_no_more_than_four_times_its_size(target, values, spaces):
     def noted(shard):
         shard["progress"]["notes"] = values
         return shard
 
-    content = many_shards(target, 1500, noted)
+    written = content = many_shards(target, 1500, noted)
+    if not spaces:  # as a forger might leave them out
+        content = re.sub(rb"\n {3,}", b"", content).replace(b'": ', b'":')
+        content = content.replace(b'\n "shards":', b'\n "shards": ')
+        digest = json.loads(content)["sha256"].encode()
+        zeros = content.replace(digest, b"0" * 64)
+        content = zeros.replace(b"0" * 64, hashlib.sha256(zeros).hexdigest().encode())
     (target.folder / manifest.MANIFEST).write_bytes(content)
     kind = "codes" if "matches" in json.loads(content)["shards"][0] else "activations"
     tracemalloc.start()
@@ -380,7 +390,7 @@ def test_a_long_manifest_takes_no_more_than_four_times_its_size(target, values):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak <= 4 * len(content)
-    assert read.to_json() == content
+    assert read.to_json() == written
 
 
 @pytest.mark.parametrize("place", ["a shard", "a record"])
