@@ -93,7 +93,14 @@ class ShardedArray(LazyArray):
         self._forget()
 
     def content_digest(self) -> str | None:
-        """Return a checksum of all values, by those of the files; None if unchecked."""
+        """Return a checksum of all values, by those that the files were written with.
+
+        Returns
+        -------
+        str or None
+            Equal only where all values are. None where files are not checked when they
+            are read, because it could then be of other values.
+        """
         if not self._checked:
             return None
         files = [record["sha256"] for record in self._records]
