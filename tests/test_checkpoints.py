@@ -344,6 +344,19 @@ def test_a_full_disk_does_not_stop_training(kept, make, X, assert_same_fit, tmp_
     assert [path for path in tmp_path.rglob("*.tmp")] == []
 
 
+def test_a_document_too_long_does_not_stop_training(
+    kept, make, X, assert_same_fit, monkeypatch
+):
+    def refuse(*args):
+        raise ValueError("no file is written that could not be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tensorfile, "_check_readable", refuse)
+        with pytest.warns(CheckpointWarning, match="training goes on.*could not be"):
+            sae = kept().fit(X)
+    assert_same_fit(sae, make().fit(X))
+
+
 def test_a_folder_that_cannot_be_made_is_told_before_work(kept, X, tmp_path):
     (tmp_path / "file").touch()
     sae = kept(checkpoint_dir=tmp_path / "file" / "folder")
