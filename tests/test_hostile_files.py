@@ -39,27 +39,29 @@ class Target:
     def attack(self, data):
         """Return whether damaged bytes are refused; fail if they do any harm."""
         self.path.write_bytes(data)
-        tracemalloc.start()
-        try:
-            found = self._read(self.path)
-        except FileRefusedError:
-            found = None
-        finally:
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-        assert peak <= 4 * len(data) + _SLACK, f"{peak} bytes for {len(data)}"
+        found = self._read_if_whole()
         if found is None:
             return True
         assert contents(found) == self.contents
         return False
 
     def forge(self, arrays, document):
-        """Return whether a file with a valid digest is refused."""
+        """Return what a file with a valid digest holds, and whether it is refused."""
         tensorfile.write(self.path, arrays, document)
+        found = self._read_if_whole()
+        return found, found is None
+
+    def _read_if_whole(self):
+        tracemalloc.start()
         try:
-            return self._read(self.path), False
+            return self._read(self.path)
         except FileRefusedError:
-            return None, True
+            return None
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            size = self.path.stat().st_size
+            assert peak <= 4 * size + _SLACK, f"{peak} bytes for {size}"
 
 
 def contents(value):
