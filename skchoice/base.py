@@ -105,7 +105,9 @@ class ChoiceSAE(FittedSAE):
             n_iter += self.n_iter_
             before = getattr(self, "provenance_", None)
         names["provenance_"] = provenance.describe(rows, before)
-        identity = identity_of(self, names["provenance_"], seed, state)
+        identity: dict[str, Any] = {}
+        if self.checkpoint_dir is not None:
+            identity = identity_of(self, rows, names["provenance_"], seed, state)
         with Checkpoints(
             self.checkpoint_dir, self.checkpoint_interval, identity
         ) as checkpoints:
