@@ -122,7 +122,7 @@ class ChoiceSAE(FittedSAE):
             n_steps = math.ceil(self.max_iter * n_train / batch_size)
             schedule = linear_schedule(
                 n_steps,
-                self._peak_learning_rate(rows),
+                self._peak_learning_rate(rows, batch_size),
                 self.warmup_fraction,
                 self.decay_fraction,
             )
@@ -207,7 +207,7 @@ class ChoiceSAE(FittedSAE):
         names["provenance_"] = provenance.describe(rows, before)
         n_steps = math.ceil(rows.shape[0] / batch_size)
         batch_size = math.ceil(rows.shape[0] / n_steps)
-        rate = self._peak_learning_rate(rows)
+        rate = self._peak_learning_rate(rows, batch_size)
         self._train(
             Progress(state, seed),
             shuffled_batches(rows, rows.units(), batch_size, seed),
