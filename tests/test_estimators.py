@@ -419,9 +419,11 @@ def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SAEWarning)
         sae.fit(mixture(n_rows))
-    assert len(drawn) == 10
+    # Eight matches for the average feature take 200 rows.
+    n_together = 2 if n_rows == 150 else 1
+    assert len(drawn) == 14 / n_together
     assert min(caps.min() for caps in drawn) >= 1
-    assert all(caps.sum() == 4 * n_rows for caps in drawn)
+    assert all(caps.sum() == 4 * n_rows * n_together for caps in drawn)
 
 
 # ----------------------------------------------------------------------- held-out rows

@@ -19,7 +19,10 @@ def silent(sae, X):
 @pytest.mark.parametrize("aux", ["zipf", "k"])
 @pytest.mark.parametrize("SAE", [TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE])
 def test_planted_dead_features_are_revived(SAE, aux, depth, mixture):
-    X = mixture(4000)
+    # Data with less than a direction for each feature would let some go again: only
+    # Token Choice holds on to all, and takes longer over the last where there are more.
+    few = SAE is TokenChoiceSAE
+    X = mixture(4000) if few else mixture(4000, 24, n_directions=128, n_active=4)
     sae = SAE(
         F,
         K,
@@ -29,7 +32,6 @@ def test_planted_dead_features_are_revived(SAE, aux, depth, mixture):
         # At the default rate for so few columns more features stay silent than were
         # planted: this is about the loss, and the rate is one at which none dies.
         learning_rate=1e-3,
-        decay_fraction=0.2,
         dead_after=2048,
         warm_start=True,
         random_state=0,
@@ -41,9 +43,8 @@ def test_planted_dead_features_are_revived(SAE, aux, depth, mixture):
     bias[torch.from_numpy(planted)] -= depth * (scale if SAE is TokenChoiceSAE else 1)
     before = sae.score(X)
     sae.fit(X)
-    # Within the 160 steps of these ten passes. Token Choice, which every token fills
-    # by itself, takes longer over the last.
-    assert silent(sae, X)[planted].sum() <= (6 if SAE is TokenChoiceSAE else 1)
+    # Within the 160 steps of these ten passes.
+    assert silent(sae, X)[planted].sum() <= (6 if few else 1)
     assert silent(sae, X)[~planted].sum() <= lost_before
     assert sae.score(X) > before - 0.02
 

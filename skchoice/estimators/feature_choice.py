@@ -57,9 +57,9 @@ default="zipf"
     zipf_exponent, zipf_offset : float, default=None
         Of the Zipf caps. None takes the fit to the densities under Mutual Choice.
     min_cap : {0, 1}, default=0
-        With 1 every feature may match in every batch, as in the paper. Needs
+        With 1 every feature may match in every allocation, as in the paper. Needs
         ``k * batch_size >= n_features``.
-    mutual_fraction : float in [0, 1], default=0.5
+    mutual_fraction : float in [0, 1], default=0.3
         Share of the training steps that come first, under Mutual Choice. With 0 Zipf
         caps begin with the feature indices as ranks, learned ones equal.
     {parameters}
@@ -107,7 +107,7 @@ default="zipf"
         zipf_exponent=None,
         zipf_offset=None,
         min_cap=0,
-        mutual_fraction=0.5,
+        mutual_fraction=0.3,
         aux="zipf",
         aux_coef=1 / 32,
         aux_k=None,
