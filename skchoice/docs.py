@@ -38,8 +38,9 @@ batch_size : int or "auto", default="auto"
 max_iter : int, default=10
     Passes over X.
 learning_rate : float or "auto", default="auto"
-    Peak learning rate of Adam, for X scaled to a median row norm of 1. "auto" takes
-    ``0.06 / sqrt(n_columns)``: a step turns a decoder row by about 0.06 radians.
+    Peak learning rate of Adam (betas 0.5 and 0.95), for X scaled to a median row norm
+    of 1. "auto" takes ``0.06 / sqrt(n_columns)``: a step turns a decoder row by about
+    0.06 radians.
 warmup_fraction, decay_fraction : float, default=0.05, 0.5
     Shares of the steps in which the learning rate rises from and falls to zero.
 n_calibration : int, default=None

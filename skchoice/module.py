@@ -95,6 +95,7 @@ class SAEModule(nn.Module):
         Returns
         -------
         Tensor of shape (..., d)
+            Rows, in the units of X.
         """
         return codes @ self.decoder + self.decoder_bias
 
@@ -109,5 +110,6 @@ class SAEModule(nn.Module):
         Returns
         -------
         Tensor of shape (..., d)
+            What codes of ``encode`` stand for.
         """
         return self.decode(self.encode(x))
