@@ -13,7 +13,7 @@ __all__ = ["SAEModule"]
 class SAEModule(nn.Module):
     """Differentiable encode and decode of a fitted estimator.
 
-    Made by :meth:`FeatureChoiceSAE.to_torch` and its siblings; see there.
+    Made by :meth:`skchoice.FeatureChoiceSAE.to_torch` and its siblings; see there.
 
     Parameters
     ----------
