@@ -161,7 +161,7 @@ def test_an_archive_is_refused_with_the_names_in_it(make, X, tmp_path):
     np.savez(tmp_path / "X.npz", activations=X, labels=X[:, 0])
     with (
         np.load(tmp_path / "X.npz") as archive,
-        pytest.raises(TypeError, match="one of.*'activations', 'labels'"),
+        pytest.raises(TypeError, match=r"one of.*'activations', 'labels'"),
     ):
         make().fit(archive)
 
