@@ -27,7 +27,7 @@ from skchoice.ordering import rank
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
 from skchoice.start import new_state
-from skchoice.training import Tally, TrainingState, train_step
+from skchoice.training import Tally, TrainingState, train_steps
 
 ARMS = {
     "token": TokenChoiceSAE,
@@ -59,7 +59,7 @@ def prepare(
     def step() -> Rule:
         x = state.standardisation.apply(next(batches))
         rule = sae._rule(state, len(x), min(1.0, next(steps) / warm_steps))
-        train_step(state, x, rule, 1e-3, auxiliary, tally)
+        train_steps(state, [x], rule, [1e-3], auxiliary, tally)
         return rule
 
     return step, state, batches

@@ -50,11 +50,15 @@ class ChoiceSAE(FittedSAE):
     def _rule(
         self, state: TrainingState, n_tokens: int, progress: float | None
     ) -> Rule:
-        """Return the rule of a training step.
+        """Return the rule of the next allocation in training.
 
         ``progress`` is the share of the steps already done, None in partial_fit.
         """
         raise NotImplementedError
+
+    def _rows_together(self, state: TrainingState, progress: float | None) -> int:
+        """Return how many rows to allocate together, if a batch has fewer."""
+        return 1
 
     def _calibrate(
         self, state: TrainingState, affinities: EncoderAffinities
@@ -105,7 +109,9 @@ class ChoiceSAE(FittedSAE):
             n_iter += self.n_iter_
             before = getattr(self, "provenance_", None)
         names["provenance_"] = provenance.describe(rows, before)
-        identity = identity_of(self, names["provenance_"], seed, state)
+        identity: dict[str, Any] = {}
+        if self.checkpoint_dir is not None:
+            identity = identity_of(self, rows, names["provenance_"], seed, state)
         with Checkpoints(
             self.checkpoint_dir, self.checkpoint_interval, identity
         ) as checkpoints:
@@ -120,7 +126,7 @@ class ChoiceSAE(FittedSAE):
             n_steps = math.ceil(self.max_iter * n_train / batch_size)
             schedule = linear_schedule(
                 n_steps,
-                self._peak_learning_rate(rows),
+                self._peak_learning_rate(rows, batch_size),
                 self.warmup_fraction,
                 self.decay_fraction,
             )
@@ -131,8 +137,9 @@ class ChoiceSAE(FittedSAE):
                 self._train(
                     progress,
                     batches,
+                    batch_size,
                     n_steps,
-                    lambda state, step, n: self._rule(state, n, step / n_steps),
+                    lambda step: step / n_steps,
                     schedule,
                     checkpoints.after_step,
                 )
@@ -205,12 +212,13 @@ class ChoiceSAE(FittedSAE):
         names["provenance_"] = provenance.describe(rows, before)
         n_steps = math.ceil(rows.shape[0] / batch_size)
         batch_size = math.ceil(rows.shape[0] / n_steps)
-        rate = self._peak_learning_rate(rows)
+        rate = self._peak_learning_rate(rows, batch_size)
         self._train(
             Progress(state, seed),
             shuffled_batches(rows, rows.units(), batch_size, seed),
+            batch_size,
             n_steps,
-            lambda state, step, n: self._rule(state, n, None),
+            lambda step: None,
             lambda step: rate,
             lambda progress: None,
         )
@@ -224,8 +232,9 @@ class ChoiceSAE(FittedSAE):
         self,
         progress: Progress,
         batches: Iterator[Tensor],
+        batch_size: int,
         n_steps: int,
-        rule_for: Callable[[TrainingState, int, int], Rule],
+        share_done: Callable[[int], float | None],
         schedule: Callable[[int], float],
         after_step: Callable[[Progress], None],
     ) -> None:
@@ -252,17 +261,22 @@ class ChoiceSAE(FittedSAE):
                     dead=record["n_dead"],
                     refresh=False,
                 )
-                bar.update(min(record_every, n_steps - bar.n))
 
             def step_done(step: int, tally: Tally) -> None:
+                bar.update(step - bar.n)
                 progress.step, progress.tally = step, tally
                 after_step(progress)
+
+            def n_together(state: TrainingState, step: int) -> int:
+                rows = self._rows_together(state, share_done(step))
+                return math.ceil(rows / batch_size)
 
             train(
                 state,
                 batches,
                 n_steps,
-                rule_for,
+                lambda state, step, n: self._rule(state, n, share_done(step)),
+                n_together,
                 schedule,
                 auxiliary,
                 show,

@@ -223,7 +223,7 @@ class Checkpoints:
             tensorfile.write(path, arrays, document)
             for old in sorted(self._folder.glob("step-*.safetensors"))[:-_KEPT]:
                 old.unlink(missing_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # no room, or a document too long
             _warn(f"No checkpoint could be written, and training goes on: {error}")
         self._saved_step = progress.step
         self._last = time.monotonic()

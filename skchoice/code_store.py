@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ __all__ = ["CodeStore", "encode_store"]
 _KIND = "codes"
 # Of each shard: values, features, and where each row ends, counted over all shards.
 _ARRAYS = ("data", "indices", "ends")
+_NOTE = "rows_sha256"  # of the rows that a shard has the codes of
+_HASHED_ENTRIES = 1 << 22  # read at a time
 
 
 class CodeStore:
@@ -173,6 +176,8 @@ def encode_store(
 
     Memory holds the codes of one shard, however many rows there are. A run that was
     broken off goes on where it stopped; rows that a store has gained since are added.
+    The rows that are encoded already are read again then, and compared with a checksum
+    that is noted with their codes.
 
     Parameters
     ----------
@@ -197,7 +202,8 @@ def encode_store(
     ValueError
         If the rows are not as wide as those of the fit; nothing is written then.
     StoreError
-        If the codes in the folder are of another model or of other rows.
+        If the codes in the folder are of another model, or any row is another than the
+        one that was encoded.
 
     Examples
     --------
@@ -223,7 +229,7 @@ def encode_store(
     dtype = "float64" if store.dtype == np.float64 else "float32"
     configuration = {
         "model": {"class": type(sae).__name__, "sha256": _model_hash(sae)},
-        "rows": {"dtype": str(np.dtype(store.dtype)), "sha256": _first_rows(store)},
+        "rows": {"dtype": str(np.dtype(store.dtype))},
     }
     empty = Manifest(_KIND, dtype, len(sae.components_), configuration)
     writer = ShardWriter(Path(folder), empty)
@@ -233,6 +239,7 @@ def encode_store(
             f"the store in {str(folder)!r} has codes of {done:,} rows, and there are "
             f"only {n_rows:,} to encode: give another folder."
         )
+    _check_rows(store, writer)
     n_matches = sum(shard["matches"] for shard in writer.manifest.shards)
     with tqdm(
         total=n_rows, initial=done, desc="Encoding", unit=" rows", disable=not verbose
@@ -240,12 +247,13 @@ def encode_store(
         for start in range(done, n_rows, shard_rows):
             # A view of a store, so that transform streams it too.
             codes = sae._encode_sparse(store[start : start + shard_rows, ...])
+            progress = {_NOTE: _digest(store, start, start + codes.shape[0])}
             ends = codes.indptr[1:].astype(np.int64) + n_matches
             arrays = (codes.data, codes.indices.astype(np.int32, copy=False), ends)
             writer.append(
                 dict(zip(_ARRAYS, arrays, strict=True)),
                 codes.shape[0],
-                {},
+                progress,
                 matches=int(codes.nnz),
             )
             n_matches += int(codes.nnz)
@@ -262,5 +270,24 @@ def _model_hash(sae: FittedSAE) -> str:
     return digest.hexdigest()
 
 
-def _first_rows(store: Any) -> str:
-    return hashlib.sha256(np.ascontiguousarray(store[:64]).data).hexdigest()
+def _check_rows(store: Any, writer: ShardWriter) -> None:
+    """Raise StoreError where codes are of other rows than the ones given."""
+    start = 0
+    for shard in writer.manifest.shards:
+        stop = start + shard["rows"]
+        noted = json.loads(shard["progress"]).get(_NOTE)
+        if noted != _digest(store, start, stop):
+            raise StoreError(
+                f"the store in {str(writer.folder)!r} has codes of other rows: between "
+                f"{start:,} and {stop:,} something has changed. Give another folder."
+            )
+        start = stop
+
+
+def _digest(store: Any, start: int, stop: int) -> str:
+    digest = hashlib.sha256()
+    size = max(1, _HASHED_ENTRIES // store.shape[1])
+    for first in range(start, stop, size):
+        rows = store[first : min(first + size, stop)]
+        digest.update(np.ascontiguousarray(rows).data)
+    return digest.hexdigest()

@@ -48,6 +48,14 @@ class SparseCodes:
         """Return the same matches with other values."""
         return SparseCodes(self.rows, self.cols, values, self.shape)
 
+    def of_tokens(self, start: int, stop: int) -> SparseCodes:
+        """Return the matches of some tokens, which then count from 0."""
+        here = ((self.rows >= start) & (self.rows < stop)).nonzero().view(-1)
+        shape = (stop - start, self.shape[1])
+        return SparseCodes(
+            self.rows[here] - start, self.cols[here], self.values[here], shape
+        )
+
     def counts(self) -> Tensor:
         """Matches of each feature, (n_features,) int64."""
         return torch.bincount(self.cols, minlength=self.shape[1])

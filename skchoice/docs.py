@@ -39,8 +39,10 @@ max_iter : int, default=10
     Passes over X.
 learning_rate : float or "auto", default="auto"
     Peak learning rate of Adam (betas 0.5 and 0.95), for X scaled to a median row norm
-    of 1. "auto" takes ``0.06 / sqrt(n_columns)``: a step turns a decoder row by about
-    0.06 radians.
+    of 1. "auto" takes ``0.045 * sqrt(min(m, 2.5) / n_columns)``, with ``m = k *
+    batch_size / n_features`` the matches of an average feature in a batch: a step turns
+    a decoder row by about 0.045 radians, or a little more where gradients are less
+    noisy.
 warmup_fraction, decay_fraction : float, default=0.05, 0.5
     Shares of the steps in which the learning rate rises from and falls to zero.
 n_calibration : int, default=None
@@ -64,7 +66,8 @@ checkpoint_dir : str or path-like, default=None
     A fit that was killed or interrupted goes on from the newest when it is called again
     with the same parameters and data, and ends with the same bits; on Ctrl-C a
     checkpoint is written at the end of the step. They are removed once a fit has
-    succeeded. One of another version is refused.
+    succeeded. One of another version is refused, and one of data in which any row was
+    changed: X that is over 256 MiB and no store is read once more for that.
 checkpoint_interval : float or "auto", default="auto"
     Seconds between checkpoints. "auto" takes a minute, or a hundred times as long as
     writing one takes."""
@@ -96,8 +99,9 @@ feature_names_in_ : array of shape (n_columns,)
 provenance_ : dict
     What the model was fitted on: ``n_rows`` (of all calls that went on from each
     other), ``n_columns``, ``dtype``, and ``sha256`` of the rows (of data over 256 MiB,
-    of evenly spaced blocks). Entries of your own, such as the name of the language
-    model and the layer, are saved with the model."""
+    of evenly spaced blocks: a change between them is not seen in it). Entries of your
+    own, such as the name of the language model and the layer, are saved with the
+    model."""
 
 
 def shared_docs(cls: type) -> type:

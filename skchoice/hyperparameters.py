@@ -133,9 +133,11 @@ class ConfiguredSAE(BaseEstimator):
             batch_size = auto_batch_size(n_passes * n_train, n_features, self.k)
         return min(batch_size, n_train)
 
-    def _peak_learning_rate(self, rows: Rows) -> float:
+    def _peak_learning_rate(self, rows: Rows, batch_size: int) -> float:
+        """Return the given learning rate, or one for the data and the batches."""
         if self.learning_rate == "auto":
-            return auto_learning_rate(rows.shape[1])
+            matches = self.k * batch_size / self._n_features(rows.shape[1])
+            return auto_learning_rate(rows.shape[1], matches)
         return float(self.learning_rate)
 
     def _n_held(self, rows: Rows) -> int:

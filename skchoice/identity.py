@@ -6,10 +6,13 @@ import hashlib
 import json
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from skchoice import tree
+from skchoice.inputs import Rows
+from skchoice.provenance import digest_of_rest
 from skchoice.saving import CLASSES
 from skchoice.training import TrainingState
 
@@ -21,6 +24,7 @@ _NO_MATTER = frozenset(
 
 def identity_of(
     estimator: BaseEstimator,
+    rows: Rows,
     provenance: dict[str, Any],
     seed: int,
     start: TrainingState | None,
@@ -30,6 +34,8 @@ def identity_of(
     Parameters
     ----------
     estimator : estimator
+    rows : Rows
+        Every one of them counts, and their order.
     provenance : dict
         Of the rows.
     seed : int
@@ -40,7 +46,7 @@ def identity_of(
     """
     arrays: dict[str, NDArray] = {}
     parameters = {
-        name: tree.encode(value, name, arrays, {})
+        name: tree.encode(_as_array(value), name, arrays, {})
         for name, value in estimator.get_params(deep=False).items()
         if name not in _NO_MATTER
     }
@@ -48,7 +54,8 @@ def identity_of(
     return {
         "estimator": type(estimator).__name__,
         "parameters": parameters | {name: _hash(arrays[name]) for name in arrays},
-        "data": {name: provenance[name] for name in data},
+        "data": {name: provenance[name] for name in data}
+        | {"rest_sha256": digest_of_rest(rows)},
         "seed": None if estimator.random_state is None else seed,
         "start": None if start is None else _hash_of_state(start),
     }
@@ -70,6 +77,10 @@ def differences(found: Any, wanted: dict[str, Any]) -> str:
         elif theirs != value:
             other.append(f"{name} was {theirs!r} and is {value!r}")
     return "; ".join(other)
+
+
+def _as_array(value: Any) -> Any:
+    return np.asarray(value) if isinstance(value, (list, tuple)) else value
 
 
 def _hash(array: NDArray) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from skchoice import strict_json
 from skchoice.exceptions import StoreError
@@ -22,11 +24,16 @@ from skchoice.files import check_file
 MANIFEST = "manifest.json"
 _FORMAT = "skchoice store"
 VERSION = 2  # 1 had no checksum of the manifest itself
+# Lines around the table of shards and between two; strings in JSON hold no line breaks.
+_TABLE, _END_OF_TABLE = b' "shards": [\n', b" ]\n}\n"
+_END_OF_SHARD, _LAST_OF_SHARD = b"  },\n", b"  }\n"
 _NO_DIGEST = "0" * 64  # holds the place while the checksum is not known
 _DIGEST = re.compile("[0-9a-f]{64}")
 # Of each kind of store, its types and the files that every shard has.
 DTYPES = {"activations": ("float16", "float32"), "codes": ("float32", "float64")}
 _FILES = {"activations": {"activations"}, "codes": {"data", "indices", "ends"}}
+_LONGEST = 1 << 30  # bytes of a manifest: of some million shards
+_RECORD = ("name", "bytes", "sha256", "edges")  # of a file
 # What looking at a manifest raises where something of another type stands.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -50,7 +57,7 @@ class Manifest:
         Whether the writer said that no more rows will come.
     shards : list of dict
         Of each: ``rows``, ``files`` (records of `skchoice.files`), the ``progress`` it
-        was appended with, and what else the kind of store needs.
+        was appended with, as text in JSON, and ``matches`` where it is of codes.
     """
 
     kind: str
@@ -74,39 +81,62 @@ class Manifest:
             raise FileNotFoundError(
                 f"no store at {str(folder)!r}: expected a folder with {MANIFEST}."
             )
-        content = path.read_bytes()
         try:
-            found = strict_json.parse(content)
-        except ValueError as error:
-            raise StoreError(
-                f"{path} is not JSON: {error}. Restore it from a copy."
-            ) from error
-        if found.get("format") != _FORMAT:
-            raise StoreError(f"{path} is not the manifest of a store.")
-        version = found.get("version")
-        if type(version) is int and version > VERSION:
-            raise StoreError(
-                f"{path} has version {version}, and this skchoice reads versions up to "
-                f"{VERSION}: install a newer skchoice to open it."
-            )
-        try:
-            _check_digest(content, found)
-            if found["kind"] == kind:
-                return cls._checked(found)
+            with open(path, "rb") as file:
+                return cls._read(file, kind)
+        except StoreError:
+            raise
         except _MALFORMED as error:
             raise StoreError(
                 f"{path} is not as it was written ({type(error).__name__}: "
                 f"{str(error)[:200]}). Restore it from a copy."
             ) from error
-        raise StoreError(
-            f"{str(folder)!r} is a store of {found['kind']}, not of {kind}."
-        )
 
     @classmethod
-    def _checked(cls, found: dict[str, Any]) -> Self:
+    def _read(cls, file: BinaryIO, kind: str) -> Self:
+        """Read a manifest, line by line; raise one of _MALFORMED if it is damaged.
+
+        The table of shards may be long, and is never in memory as it stands: a forged
+        one could take thirty times its size there.
+        """
+        size = os.fstat(file.fileno()).st_size
+        if size > _LONGEST:
+            raise ValueError(f"it has {size:,} bytes, and no manifest needs as many")
+        room = size + strict_json.FREE_BYTES
+        head, has_table = _head(file)
+        found = _parsed(head + b' "shards": []}' if has_table else head, room)
+        if found.get("format") != _FORMAT:
+            raise StoreError(f"{file.name} is not the manifest of a store.")
+        version = found.get("version")
+        if type(version) is int and version > VERSION:
+            raise StoreError(
+                f"{file.name} has version {version}, and this skchoice reads versions "
+                f"up to {VERSION}: install a newer skchoice to open it."
+            )
+        if found["kind"] != kind:
+            raise StoreError(
+                f"{file.name} is of a store of {found['kind']}, not of {kind}."
+            )
+        if type(version) is not int or version < 1:
+            raise ValueError(f"its version is {version!r}")
+        digest = found.get("sha256") if version == 1 else found["sha256"]
+        if digest is not None and not _DIGEST.fullmatch(digest):
+            raise ValueError("it has no sha256")
+        own = (digest or _NO_DIGEST).encode()
+        hashed = hashlib.sha256(head.replace(own, _NO_DIGEST.encode(), 1))
+        shards = found["shards"]
+        if has_table:
+            shards = (_parsed(part, room) for part in _shards(file, hashed))
+        manifest = cls._checked(found, shards)
+        if digest is not None and digest != hashed.hexdigest():
+            raise ValueError("it does not have the sha256 that was written into it")
+        return manifest
+
+    @classmethod
+    def _checked(cls, found: dict[str, Any], shards: Iterable[Any]) -> Self:
         """Return the manifest in JSON, if it fits together; else raise _MALFORMED."""
         n_rows, n_columns = found["shape"]
-        names = ("kind", "dtype", "configuration", "progress", "complete", "shards")
+        names = ("kind", "dtype", "configuration", "progress", "complete")
         manifest = cls(n_columns=n_columns, **{name: found[name] for name in names})
         if type(n_columns) is not int or not 1 <= n_columns < 2**31:
             raise ValueError(f"it has {n_columns!r} columns")
@@ -119,8 +149,8 @@ class Manifest:
         configuration = configuration_hash(manifest.configuration)
         if configuration != found["configuration_sha256"]:
             raise ValueError("its configuration has another sha256 than it says")
-        for number, shard in enumerate(manifest.shards):
-            _check_shard(number, shard, manifest.kind)
+        for number, shard in enumerate(shards):
+            manifest.shards.append(_checked_shard(number, shard, manifest.kind))
             if shard["files"].keys() != manifest.shards[0]["files"].keys():
                 raise ValueError(f"shard {number} has other files than the first")
         if n_rows != manifest.n_rows:
@@ -141,7 +171,10 @@ class Manifest:
                 "configuration_sha256": configuration_hash(self.configuration),
                 "progress": self.progress,
                 "complete": self.complete,
-                "shards": self.shards,
+                "shards": [
+                    shard | {"progress": json.loads(shard["progress"])}
+                    for shard in self.shards
+                ],
             }
         )
 
@@ -158,6 +191,16 @@ def configuration_hash(configuration: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_notes(name: str, notes: Mapping[str, Any]) -> None:
+    """Raise ValueError where a manifest with these notes could not be read."""
+    try:
+        # The configuration and the last progress are read together.
+        room = strict_json.FREE_BYTES // 2
+        strict_json.check_room(json.dumps(notes, indent=4), room)
+    except ValueError as error:
+        raise ValueError(f"{name} is too long for a manifest: {error}.") from error
+
+
 def sealed(document: dict[str, Any]) -> bytes:
     """Return the content of a manifest, with its checksum in ``sha256``."""
     content = json.dumps(document | {"sha256": _NO_DIGEST}, indent=1).encode() + b"\n"
@@ -166,24 +209,50 @@ def sealed(document: dict[str, Any]) -> bytes:
     return content[:place] + digest.encode() + content[place + len(_NO_DIGEST) :]
 
 
-def _check_digest(content: bytes, found: dict[str, Any]) -> None:
-    """Raise one of _MALFORMED where the file is not as it was written."""
-    if type(found["version"]) is not int or found["version"] < 1:
-        raise ValueError(f"its version is {found['version']!r}")
-    if found["version"] == 1 and "sha256" not in found:
-        return
-    digest = found["sha256"]
-    if not _DIGEST.fullmatch(digest):
-        raise ValueError("it has no sha256")
-    before, after = content.split(digest.encode())
-    whole = before + _NO_DIGEST.encode() + after
-    if hashlib.sha256(whole).hexdigest() != digest:
-        raise ValueError("it does not have the sha256 that was written into it")
+def _head(file: BinaryIO) -> tuple[bytearray, bool]:
+    """Return what comes before the table of shards, and whether there is one."""
+    head = bytearray()
+    for line in file:
+        if line == _TABLE:
+            return head, True
+        head += line
+    return head, False
 
 
-def _check_shard(number: int, shard: dict[str, Any], kind: str) -> None:
-    """Raise one of _MALFORMED where a shard could not have been written so."""
+def _shards(file: BinaryIO, hashed: Any) -> Iterator[bytearray]:
+    """Yield the text of one shard after the other; all bytes that pass are hashed."""
+    hashed.update(_TABLE)
+    shard = bytearray()
+    for line in file:
+        hashed.update(line)
+        if line == _LAST_OF_SHARD:
+            yield shard + b"}"
+            break
+        if line == _END_OF_SHARD:
+            yield shard + b"}"
+            shard = bytearray()
+        else:
+            shard += line
+    rest = file.read(len(_END_OF_TABLE) + 1)
+    hashed.update(rest)
+    if rest != _END_OF_TABLE:
+        raise ValueError("its table of shards does not end as it should")
+
+
+def _parsed(text: bytearray, room: int) -> dict[str, Any]:
+    strict_json.check_room(text, room)
+    return strict_json.parse(text)
+
+
+def _checked_shard(number: int, shard: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a shard, if it can have been written so; else raise one of _MALFORMED.
+
+    Its keys are shared with all other shards, and its progress is text: as they were
+    parsed they would take as much again.
+    """
     lowest = {"rows": 1} | ({"matches": 0} if kind == "codes" else {})
+    if shard.keys() != {*lowest, "files", "progress"}:
+        raise ValueError(f"shard {number} has the entries {[*shard]}")
     for name, least in lowest.items():
         if type(shard[name]) is not int or shard[name] < least:
             raise ValueError(f"shard {number} has {shard[name]!r} {name}")
@@ -191,6 +260,7 @@ def _check_shard(number: int, shard: dict[str, Any], kind: str) -> None:
         raise ValueError(f"shard {number} has only the files {[*shard['files']]}")
     if type(shard["progress"]) is not dict:
         raise TypeError(f"shard {number} has a progress of no known form")
+    files = {}
     for name, record in shard["files"].items():
         # No path out of the folder, and no two records of one file.
         if record["name"] != f"{name}-{number:05d}.npy" or not name.isalpha():
@@ -199,3 +269,11 @@ def _check_shard(number: int, shard: dict[str, Any], kind: str) -> None:
             _DIGEST.fullmatch(record[digest]) for digest in ("sha256", "edges")
         ):
             raise ValueError(f"{record['name']} has no size and checksums")
+        if len(record) > len(_RECORD):
+            raise ValueError(f"{record['name']} has the entries {[*record]}")
+        files[sys.intern(name)] = {entry: record[entry] for entry in _RECORD}
+    return {
+        **{name: shard[name] for name in lowest},
+        "files": files,
+        "progress": json.dumps(shard["progress"]),
+    }

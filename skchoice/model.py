@@ -116,6 +116,16 @@ class Tokens:
         few = len(which) < _MIN_COARSE_TOKENS
         return Tokens(self.scaled[which], norms, silent, few)
 
+    def rescored(self, matches: SparseCodes, parameters: Parameters) -> SparseCodes:
+        """Return the matches with their affinities now, where these are positive."""
+        rows, cols = matches.rows, matches.cols
+        values = eager.pair_dots(parameters.encoder, self.scaled, cols, rows)
+        values += parameters.encoder_bias[cols]
+        if self.silent is not None:
+            values[self.silent[rows]] = 0.0
+        left = (values > 0).nonzero().view(-1)
+        return SparseCodes(rows[left], cols[left], values[left], matches.shape)
+
     def to_codes(self, matches: SparseCodes) -> SparseCodes:
         """Turn affinities into codes."""
         if self.norms is None:

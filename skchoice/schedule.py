@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-# Radians by which a step of Adam turns a decoder row at most, or nearly so.
-_TURN = 0.06
+# Radians by which a step of Adam turns a decoder row at most, or nearly so, in a batch
+# with one match for the average feature ...
+_TURN = 0.045
+# ... and the matches up to which more of them allow for larger steps.
+_MANY_MATCHES = 2.5
 
 
 def auto_batch_size(n_rows: int, n_features: int, k: float) -> int:
@@ -29,13 +32,22 @@ def auto_batch_size(n_rows: int, n_features: int, k: float) -> int:
     return math.ceil(max(math.sqrt(n_rows) / 2, n_features / k))
 
 
-def auto_learning_rate(n_columns: int) -> float:
+def auto_learning_rate(n_columns: int, matches_per_feature: float) -> float:
     """Return a peak learning rate for rows of median norm 1.
 
     Adam moves each number by about the learning rate, and so turns a decoder row of
     unit norm by about that times the root of its length: this is what is kept the same.
+    Gradients of few matches are noisy, by the root of their number, and with steps that
+    are too large for them features die.
+
+    Parameters
+    ----------
+    n_columns : int
+    matches_per_feature : float
+        Expected in a batch, on average.
     """
-    return _TURN / math.sqrt(n_columns)
+    matches = min(matches_per_feature, _MANY_MATCHES)
+    return _TURN * math.sqrt(matches / n_columns)
 
 
 def linear_schedule(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -89,6 +91,21 @@ class ShardedArray(LazyArray):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._forget()
+
+    def content_digest(self) -> str | None:
+        """Return a checksum of all values, by those that the files were written with.
+
+        Returns
+        -------
+        str or None
+            Equal only where all values are. None where files are not checked when they
+            are read, because it could then be of other values.
+        """
+        if not self._checked:
+            return None
+        files = [record["sha256"] for record in self._records]
+        what = [str(self.dtype), self.shape, files]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def _shard(self, number: int) -> NDArray:
         mapped = self._map(number)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from skchoice.exceptions import StoreError
 from skchoice.files import PARTIAL, locked, write_atomically
-from skchoice.manifest import MANIFEST, Manifest
+from skchoice.manifest import MANIFEST, Manifest, check_notes
 
 
 class ShardWriter:
@@ -41,6 +41,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, empty: Manifest):
         self.folder = folder
+        check_notes("configuration", empty.configuration)
         # As it will be read: tuples become lists, for one.
         empty.configuration = json.loads(json.dumps(empty.configuration))
         self.manifest, self._written = empty, b""
@@ -90,6 +91,7 @@ class ShardWriter:
         **more
             Noted with the shard, in JSON's types.
         """
+        check_notes("progress", progress)
         with locked(self.folder):
             self._append(arrays, n_rows, progress, more)
 
@@ -107,7 +109,8 @@ class ShardWriter:
                 name: _write_array(self.folder / f"{name}-{number:05d}.npy", array)
                 for name, array in arrays.items()
             }
-            shard = {"rows": n_rows, **more, "files": files, "progress": {**progress}}
+            noted = json.dumps({**progress})
+            shard = {"rows": n_rows, **more, "files": files, "progress": noted}
             shards = [*self.manifest.shards, shard]
             self._save(
                 replace(
@@ -126,7 +129,7 @@ class ShardWriter:
         """Give up the shards after the first ``n_shards``."""
         shards = self.manifest.shards[:n_shards]
         if len(shards) < len(self.manifest.shards):
-            progress = shards[-1]["progress"] if shards else {}
+            progress = json.loads(shards[-1]["progress"]) if shards else {}
             fewer = replace(
                 self.manifest, shards=shards, progress=progress, complete=False
             )
@@ -135,6 +138,7 @@ class ShardWriter:
 
     def finish(self, progress: Mapping[str, Any]) -> None:
         """Note that no more rows will come."""
+        check_notes("progress", progress)
         with locked(self.folder):
             self._save(replace(self.manifest, progress={**progress}, complete=True))
 

@@ -30,10 +30,6 @@ from numpy.typing import NDArray
 from skchoice import strict_json
 from skchoice.exceptions import FileRefusedError
 
-# Parsing a header takes this many bytes for each of its brackets and commas at most;
-# together they may take as much as the file and a half, and in any file this much.
-_BYTES_PER_TOKEN = 128
-_FREE_BYTES = 1 << 20
 _LONGEST_HEADER = 100_000_000  # of safetensors
 _WORTH_A_THREAD = 1 << 20  # bytes
 _NO_DIGEST = "0" * 64  # holds the place while the digest is not known
@@ -71,8 +67,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     try:
         with open(new, "xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            _sync(file)
         new.replace(path)
     except BaseException:
         new.unlink(missing_ok=True)
@@ -83,6 +78,11 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write(
@@ -96,6 +96,11 @@ def write(
     arrays : dict of str to array
     document : dict
         Anything JSON can hold.
+
+    Raises
+    ------
+    ValueError
+        If the document has so many values that the file would not be read.
     """
     _write_text(path, arrays, json.dumps(document, separators=(",", ":")))
 
@@ -104,14 +109,31 @@ def _write_text(path: str | os.PathLike, arrays: dict[str, NDArray], text: str) 
     # The widest numbers first: then each array is aligned.
     order = sorted(arrays, key=lambda n: (-arrays[n].itemsize, arrays[n].nbytes, n))
     arrays = {name: _little_endian(arrays[name]) for name in order}
+    header = _packed_header(arrays, text, _NO_DIGEST)
+    _check_readable(header, text, arrays)
     with replacing(path) as file, _Hasher(arrays, text) as hasher:
-        header = _packed_header(arrays, text, _NO_DIGEST)
         file.write(header)
         for array in arrays.values():
             hasher.add(array)
             file.write(_bytes(array))
+        _sync(file)  # which takes its time anyway, while the rest is hashed
         file.seek(0)
         file.write(_packed_header(arrays, text, hasher.digest()))
+
+
+def _check_readable(header: bytes, text: str, arrays: dict[str, NDArray]) -> None:
+    """Raise ValueError where a file would be refused."""
+    size = len(header) + sum(array.nbytes for array in arrays.values())
+    try:
+        if len(header) > _LONGEST_HEADER:
+            raise ValueError(f"its header would have {len(header):,} bytes")
+        for part in (header[8:], text):
+            strict_json.check_room(part, size + strict_json.FREE_BYTES)
+    except ValueError as error:
+        raise ValueError(
+            f"no file is written that could not be read: {error}. Keep long notes "
+            "elsewhere; lists of numbers may be numpy arrays."
+        ) from error
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -184,14 +206,14 @@ def _empty_arrays(file: BinaryIO) -> tuple[dict[str, NDArray], str, str]:
     if len(length) < 8 or stop > min(size, _LONGEST_HEADER):
         raise ValueError(f"it has {size} bytes, and its header would end at {stop}")
     packed = file.read(stop - 8)
-    tokens = sum(map(packed.count, (b"{", b"[", b",")))
-    if _BYTES_PER_TOKEN * tokens > 1.5 * size + _FREE_BYTES:
-        raise ValueError(f"it has {size} bytes, but a header of {tokens} values")
+    room = size + strict_json.FREE_BYTES
+    strict_json.check_room(packed, room)
     header = strict_json.parse(packed)
     metadata = header.pop("__metadata__")
     text, digest = metadata["skchoice"], metadata["sha256"]
     if not isinstance(text, str):
         raise TypeError("its document is no text")
+    strict_json.check_room(text, room)  # escapes may have hidden what it is
     entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
     end = 0
     for name, entry in entries:
@@ -218,13 +240,16 @@ def _end(name: str, entry: dict[str, Any], expected: int) -> int:
 
 
 class _Hasher:
-    """SHA-256 of arrays and text; of the arrays in a thread, while the file is read."""
+    """SHA-256 of arrays and text; from the first large array on in a thread.
+
+    Meanwhile the file is read or written.
+    """
 
     def __init__(self, arrays: dict[str, NDArray], text: str):
         what = [[name, a.dtype.str, a.shape] for name, a in arrays.items()]
         self._digest = hashlib.sha256(json.dumps([text, what]).encode())
         self._thread = ThreadPoolExecutor(1)
-        self._running: Future | None = None
+        self._begun: list[Future] = []
 
     def __enter__(self) -> _Hasher:
         return self
@@ -234,16 +259,15 @@ class _Hasher:
 
     def add(self, array: NDArray) -> None:
         """Hash an array, which must stay as it is meanwhile."""
-        if array.nbytes < _WORTH_A_THREAD:
-            if self._running is not None:
-                self._running.result()
-            self._digest.update(_bytes(array))
+        if self._begun or array.nbytes >= _WORTH_A_THREAD:
+            self._begun.append(self._thread.submit(self._digest.update, _bytes(array)))
         else:
-            self._running = self._thread.submit(self._digest.update, _bytes(array))
+            self._digest.update(_bytes(array))
 
     def digest(self) -> str:
         """Return the digest of all that was added."""
-        self._thread.shutdown()
+        for part in self._begun:
+            part.result()
         return self._digest.hexdigest()
 
 

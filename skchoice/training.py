@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skchoice.caps import CapSampler
+from skchoice.codes import SparseCodes
 from skchoice.demand import Demand
 from skchoice.firing import FiringTracker
 from skchoice.gradients import MatchGradients
@@ -24,6 +25,7 @@ from skchoice.model import (
     ENCODER_BIAS,
     EncoderAffinities,
     Parameters,
+    Tokens,
     decode,
     encoder_input,
 )
@@ -134,6 +136,7 @@ def train(
     batches: Iterator[Tensor],
     n_steps: int,
     rule_for: Callable[[TrainingState, int, int], Rule],
+    n_together: Callable[[TrainingState, int], int],
     learning_rate: Callable[[int], float],
     auxiliary: AuxiliaryOptions,
     on_record: Callable[[dict], None],
@@ -153,6 +156,9 @@ def train(
     n_steps : int
     rule_for : callable
         ``rule_for(state, step, n_tokens)`` gives the allocation rule of a step.
+    n_together : callable
+        ``n_together(state, step)`` batches from this step on get their matches
+        together; then a step is taken on each.
     learning_rate : callable
         ``learning_rate(step)``, step counted from 0.
     auxiliary : AuxiliaryOptions
@@ -163,39 +169,78 @@ def train(
     first_step, tally : optional
         Where to go on: the steps already done, and the sums since the last record.
     after_step : callable, optional
-        Called with the number of steps done and the sums since the last record.
+        Called with the number of steps done and the sums since the last record, where
+        the next batches are to get their matches.
     """
     tally = tally or Tally()
-    for step in range(first_step, n_steps):
-        x = state.standardisation.apply(next(batches))
-        rule = rule_for(state, step, len(x))
-        train_step(state, x, rule, learning_rate(step), auxiliary, tally)
-        if tally.steps == record_every or step == n_steps - 1:
-            record = _record(state, tally, learning_rate(step), type(rule).__name__)
+    step = first_step
+    while step < n_steps:
+        n_now = min(n_together(state, step), n_steps - step)
+        parts = [state.standardisation.apply(next(batches)) for _ in range(n_now)]
+        rates = [learning_rate(step + part) for part in range(n_now)]
+        rule = rule_for(state, step, sum(map(len, parts)))
+        train_steps(state, parts, rule, rates, auxiliary, tally)
+        step += n_now
+        if tally.steps >= record_every or step == n_steps:
+            record = _record(state, tally, rates[-1], type(rule).__name__)
             state.history.append(record)
             on_record(record)
             tally = Tally()
         if after_step is not None:
-            after_step(step + 1, tally)
+            after_step(step, tally)
 
 
-def train_step(
+def train_steps(
+    state: TrainingState,
+    parts: list[Tensor],
+    rule: Rule,
+    learning_rates: list[float],
+    auxiliary: AuxiliaryOptions,
+    tally: Tally,
+) -> None:
+    """Allocate some batches together, then learn from one after the other.
+
+    Parameters change on the way: each batch keeps its matches, and these take the
+    affinities of the time.
+    """
+    if len(parts) == 1:
+        tokens, matches = _allocate(state, parts[0], rule, tally)
+        _learn(state, parts[0], tokens, matches, learning_rates[0], auxiliary, tally)
+        return
+    _, together = _allocate(state, torch.cat(parts), rule, tally)
+    start = 0
+    for part, rate in zip(parts, learning_rates, strict=True):
+        stop = start + len(part)
+        tokens = encoder_input(part, state.parameters)
+        matches = tokens.rescored(together.of_tokens(start, stop), state.parameters)
+        _learn(state, part, tokens, matches, rate, auxiliary, tally)
+        start = stop
+
+
+def _allocate(
+    state: TrainingState, x: Tensor, rule: Rule, tally: Tally
+) -> tuple[Tokens, SparseCodes]:
+    """Return what the encoder sees, and the matches with their affinities."""
+    tokens = encoder_input(x, state.parameters)
+    affinities = EncoderAffinities(state.parameters, tokens, len(x))
+    seen = state.allocator(affinities, rule)
+    tally.budget += int(seen.caps.sum())
+    if state.demand is not None:
+        state.demand.update(seen.caps, seen.cuts, len(x))
+    return tokens, seen.matches
+
+
+def _learn(
     state: TrainingState,
     x: Tensor,
-    rule: Rule,
+    tokens: Tokens,
+    matches: SparseCodes,
     learning_rate: float,
     auxiliary: AuxiliaryOptions,
     tally: Tally,
 ) -> None:
-    """Allocate one batch, reconstruct it, and update all parameters."""
+    """Reconstruct a batch from its matches, and update all parameters."""
     parameters = state.parameters
-    tokens = encoder_input(x, parameters)
-    affinities = EncoderAffinities(parameters, tokens, len(x))
-    seen = state.allocator(affinities, rule)
-    matches, caps = seen.matches, seen.caps
-    if state.demand is not None:
-        state.demand.update(caps, seen.cuts, len(x))
-
     codes = tokens.to_codes(matches)
     error = decode(codes, parameters).sub_(x)
     result = reconstruction_loss(x, error, _NORM_LIMIT)
@@ -208,7 +253,6 @@ def train_step(
     tally.steps += 1
     tally.tokens += len(x)
     tally.matches += len(matches)
-    tally.budget += int(caps.sum())
     tally.loss += result.loss.item()
     tally.auxiliary += extra.loss if extra else 0.0
     tally.error += result.squared_error.item()

@@ -10,7 +10,8 @@ dict                   ``{"dict": {...}}``
 numpy array            ``{"array": name}``
 torch Tensor           ``{"tensor": name}``
 array of str           ``{"strings": [...]}``
-list of alike dicts    ``{"records": {key: column, ...}}``
+list of alike, wide    ``{"records": {key: column, ...}}``
+dicts
 numpy Generator        ``{"generator": state}``
 numpy RandomState      ``{"random_state": state}``
 torch.device           ``{"device": name}``
@@ -41,6 +42,9 @@ MALFORMED = (
 )
 
 _PLAIN = (bool, int, float, str, type(None))
+# A row is a dict, which takes ten times as much as one number, but little more than
+# this many: lists of narrower dicts are no tables.
+_LEAST_COLUMNS = 8
 _TAGS = frozenset(
     "tuple dict array tensor strings records generator random_state device".split()
 )
@@ -70,6 +74,9 @@ def encode(
 
 def decode(json: Any, arrays: dict[str, NDArray], classes: dict[str, type]) -> Any:
     """Return the value of what :func:`encode` returned.
+
+    The arrays of tables are taken out of ``arrays``: no forged table is longer than
+    its file.
 
     Raises
     ------
@@ -161,9 +168,10 @@ class _Encoder:
 
 
 def _is_table(values: list) -> bool:
-    """Return whether a list holds dicts of the same keys and of plain values."""
+    """Return whether a list holds dicts of the same, many keys and of plain values."""
     return bool(values) and all(
         type(value) is dict
+        and len(value) >= _LEAST_COLUMNS
         and value.keys() == values[0].keys()
         and all(type(key) is str for key in value)
         and all(type(item) in _PLAIN for item in value.values())
@@ -216,6 +224,8 @@ class _Decoder:
         return strings
 
     def _records(self, columns: dict) -> list[dict]:
+        if len(columns) < _LEAST_COLUMNS:
+            raise ValueError(f"a table has only {len(columns)} columns")
         lists = {key: self._column(column) for key, column in columns.items()}
         return [
             dict(zip(lists, row, strict=True))
@@ -225,11 +235,18 @@ class _Decoder:
     def _column(self, json: dict) -> list:
         if set(json) == {"levels", "index"}:
             levels = self.decode(json["levels"])
-            index = self.decode(json["index"])
+            index = self._numbers(json["index"]["array"])
             if len(index) and not 0 <= index.min() <= index.max() < len(levels):
                 raise ValueError("a record points past its levels")
             return [levels[place] for place in index]
-        return self.decode(json).tolist()
+        return self._numbers(json["array"]).tolist()
+
+    def _numbers(self, name: str) -> NDArray:
+        """Return an array for the only time, if it has eight bytes for each row."""
+        array = self._arrays.pop(name)
+        if array.ndim != 1 or array.itemsize != 8:
+            raise ValueError(f"{name} is no column of a table")
+        return array
 
     def _generator(self, state: dict) -> np.random.Generator:
         generator = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +14,25 @@ import checkpointed_fit
 import joblib
 import numpy as np
 import pytest
+import torch
 from sklearn.model_selection import GridSearchCV
 
-from skchoice import FeatureChoiceSAE, MutualChoiceSAE, batches, checkpoints, tensorfile
+from skchoice import (
+    FeatureChoiceSAE,
+    MutualChoiceSAE,
+    batches,
+    checkpoints,
+    provenance,
+    tensorfile,
+)
 from skchoice.checkpoints import Checkpoints
 from skchoice.exceptions import CheckpointWarning, FileRefusedError
+from skchoice.inputs import Rows
+from skchoice.store import ActivationStore, StoreWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore::skchoice.exceptions.SAEWarning")
 
+CPU = torch.device("cpu")
 N_STEPS = 24  # 600 rows, 4 passes, batches of 100
 
 
@@ -176,6 +188,76 @@ def test_other_fits_have_other_folders(kept, make, X, tmp_path):
         assert len({path.parent for path in files(tmp_path)}) == number
 
 
+KINDS = "array swapped tensor bfloat16 lazy store view unchecked".split()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_other_row_is_another_fit(
+    X, tmp_path, monkeypatch, Lazy, kind, assert_same_fit
+):
+    """Also in data so large that the provenance looks at some blocks alone."""
+    monkeypatch.setattr(provenance, "_HASHED_BYTES", 1)
+    monkeypatch.setattr(provenance, "_BLOCK_ROWS", 50)
+
+    def given(X, folder):
+        if kind == "array":
+            return X
+        if kind == "swapped":
+            np.save(tmp_path / f"{folder}.npy", X.astype(">f4"))
+            return np.load(tmp_path / f"{folder}.npy", mmap_mode="r")
+        if kind in ("tensor", "bfloat16"):
+            tensor = torch.tensor(X[:, ::-1].copy()).flip(1)
+            return tensor.bfloat16() if kind == "bfloat16" else tensor
+        if kind == "lazy":
+            return Lazy(X)
+        StoreWriter(tmp_path / folder, 12, dtype="float32").append(X)
+        store = ActivationStore(tmp_path / folder, check_shards=kind != "unchecked")
+        return store[np.arange(600), ...] if kind == "view" else store
+
+    folder = tmp_path / "checkpoints"
+
+    def small(**settings):
+        return MutualChoiceSAE(
+            24, 4, batch_size=100, max_iter=1, random_state=0, **settings
+        )
+
+    def kept():
+        return small(checkpoint_dir=folder, checkpoint_interval=0)
+
+    X = X.astype(np.float32)
+    other = X.copy()
+    other[300, 3] += 1
+    one, two = given(X, "one"), given(other, "two")
+    described = [provenance.describe(Rows(each, None, CPU)) for each in (one, two)]
+    assert described[0] == described[1]
+    stopped(kept(), one, 5)
+    stopped(kept(), two, 1)
+    assert len({path.parent for path in files(folder)}) == 2
+    resumed = kept().fit(given(X, "three"))
+    assert_same_fit(resumed, small().fit(one))
+    assert len({path.parent for path in files(folder)}) == 1
+    # Put where the other's are found, they are refused.
+    (name,) = {path.parent for path in files(folder)}
+    stopped(kept(), one, 5)
+    (right,) = {path.parent for path in files(folder)} - {name}
+    shutil.rmtree(right)
+    name.rename(right)
+    with pytest.raises(FileRefusedError, match="rest_sha256 was"):
+        kept().fit(one)
+
+
+def test_the_order_of_the_rows_of_a_view_counts(tmp_path, X):
+    StoreWriter(tmp_path, 12).append(X)
+    store = ActivationStore(tmp_path)
+    some = np.arange(600)
+    views = [store, store[:, ...], store[:599, ...], store[::-1, ...]]
+    views += [store[some, ...], store[some[::-1], ...], store[some, ...][::-1, ...]]
+    digests = [view.content_digest() for view in views]
+    assert len(set(digests)) >= 6 and None not in digests
+    assert digests[0] == ActivationStore(tmp_path).content_digest()
+    assert ActivationStore(tmp_path, check_shards=False).content_digest() is None
+
+
 def test_array_parameters_tell_fits_apart(X, tmp_path):
     for slope in (0.1, 0.11):
         caps = np.linspace(slope, 1, 48)
@@ -260,6 +342,19 @@ def test_a_full_disk_does_not_stop_training(kept, make, X, assert_same_fit, tmp_
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_same_fit(sae, make().fit(X))
     assert [path for path in tmp_path.rglob("*.tmp")] == []
+
+
+def test_a_document_too_long_does_not_stop_training(
+    kept, make, X, assert_same_fit, monkeypatch
+):
+    def refuse(*args):
+        raise ValueError("no file is written that could not be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tensorfile, "_check_readable", refuse)
+        with pytest.warns(CheckpointWarning, match="training goes on.*could not be"):
+            sae = kept().fit(X)
+    assert_same_fit(sae, make().fit(X))
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_work(kept, X, tmp_path):

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 import skchoice
-from skchoice import ActivationStore, CodeStore
+from skchoice import ActivationStore, CodeStore, tensorfile
 from skchoice.cli import main
 from skchoice.exceptions import StoreError
 from skchoice.store import StoreWriter
@@ -105,6 +106,42 @@ def test_an_interrupted_fit_promises_no_shards(store, tmp_path, capsys, monkeypa
     assert main(["fit", str(store), "--out", str(tmp_path / "sae")]) == 130
     shown = capsys.readouterr().err
     assert "--checkpoints" in shown and "shards" not in shown
+
+
+def fit_arguments(store, out):
+    return [
+        *("fit", str(store), "--out", str(out)),
+        *("--k", "4", "--n-features", "24", "--max-iter", "1", "--quiet"),
+    ]
+
+
+def test_a_disk_without_room_is_told_before_the_fit(
+    store, tmp_path, capsys, monkeypatch
+):
+    disk = SimpleNamespace(total=10**9, free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: disk)
+    monkeypatch.setattr("skchoice.FeatureChoiceSAE.fit", None)
+    assert main(fit_arguments(store, tmp_path / "sae")) == 1
+    assert "MB left, and the model will take" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_costs_no_fit(store, tmp_path, capsys, monkeypatch):
+    write = tensorfile.write
+
+    def full(path, *content):
+        if path.parent == tmp_path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, *content)
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(tensorfile, "write", full)
+    assert main(fit_arguments(store, tmp_path / "sae")) == 1
+    shown = capsys.readouterr().err
+    (saved,) = (tmp_path / "elsewhere").glob("*/sae")
+    assert "No space left" in shown and f"saved as {saved} instead" in shown
+    assert skchoice.load(saved).n_features == 24
+    assert not (tmp_path / "sae").exists()
 
 
 def test_the_folder_of_a_fit_is_made_before_the_fit(store, tmp_path, capsys):

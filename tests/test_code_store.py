@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.exceptions import NotFittedError
 
-from skchoice import MutualChoiceSAE, manifest, shards
+from skchoice import MutualChoiceSAE, code_store, manifest, shards
 from skchoice.code_store import CodeStore, encode_store
 from skchoice.exceptions import StoreError
 from skchoice.store import ActivationStore, StoreWriter
@@ -151,10 +151,31 @@ def test_other_models_and_rows_are_told_apart(sae, X, rows, tmp_path):
     other = make(max_iter=3, random_state=1).fit(X.astype(np.float32))
     with pytest.raises(StoreError, match=r"model .* there, .* now"):
         encode_store(other, rows, tmp_path)
-    with pytest.raises(StoreError, match=r"rows .* there, .* now"):
+    with pytest.raises(StoreError, match="other rows: between 0 and 20"):
         encode_store(sae, rows[::-1], tmp_path)
+    with pytest.raises(StoreError, match=r"rows .*float32.* there, .*float64.* now"):
+        encode_store(sae, rows.astype(float), tmp_path)
     with pytest.raises(StoreError, match=r"codes of 90 rows.*only 80"):
         encode_store(sae, rows[:80], tmp_path)
+
+
+def test_a_store_of_few_rows_gains_more(sae, rows, tmp_path):
+    for n_rows in (3, 3, 4, 90):
+        codes = encode_store(sae, rows[:n_rows], tmp_path)
+        assert_same_codes(codes[:], sae.transform(rows[:n_rows]))
+
+
+def test_any_other_row_is_refused(sae, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(code_store, "_HASHED_ENTRIES", 90)
+    encode_store(sae, rows[:85], tmp_path, shard_rows=20)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for row, part in ((0, "0 and 20"), (79, "60 and 80"), (84, "80 and 85")):
+        other = rows.copy()
+        other[row, 3] = np.nextafter(other[row, 3], 9)
+        with pytest.raises(StoreError, match=f"other rows: between {part}"):
+            encode_store(sae, other, tmp_path, shard_rows=20)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert_same_codes(encode_store(sae, rows, tmp_path)[:], sae.transform(rows))
 
 
 def test_a_full_disk_costs_the_last_shard_alone(sae, rows, tmp_path, monkeypatch):

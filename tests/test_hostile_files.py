@@ -5,8 +5,10 @@ The long runs are for `make soak`.
 
 import copy
 import json
+import re
 import tracemalloc
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -37,27 +39,29 @@ class Target:
     def attack(self, data):
         """Return whether damaged bytes are refused; fail if they do any harm."""
         self.path.write_bytes(data)
-        tracemalloc.start()
-        try:
-            found = self._read(self.path)
-        except FileRefusedError:
-            found = None
-        finally:
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-        assert peak <= 4 * len(data) + _SLACK, f"{peak} bytes for {len(data)}"
+        found = self._read_if_whole()
         if found is None:
             return True
         assert contents(found) == self.contents
         return False
 
     def forge(self, arrays, document):
-        """Return whether a file with a valid digest is refused."""
+        """Return what a file with a valid digest holds, and whether it is refused."""
         tensorfile.write(self.path, arrays, document)
+        found = self._read_if_whole()
+        return found, found is None
+
+    def _read_if_whole(self):
+        tracemalloc.start()
         try:
-            return self._read(self.path), False
+            return self._read(self.path)
         except FileRefusedError:
-            return None, True
+            return None
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            size = self.path.stat().st_size
+            assert peak <= 4 * size + _SLACK, f"{peak} bytes for {size}"
 
 
 def contents(value):
@@ -327,6 +331,13 @@ BOMBS = {
     "many values": safetensors_bytes(
         {"__metadata__": {"skchoice": "[" + "[]," * 10**6 + "1]", "sha256": "0" * 64}}
     ),
+    "wide characters": safetensors_bytes(
+        f'{{"a": "{"x" * 10**6}\U0001f600"}}'.encode()
+    ),
+    "an escape": safetensors_bytes(
+        {"__metadata__": {"skchoice": "x" * 10**6 + "\U0001f600", "sha256": ""}}
+    ),
+    "keys": safetensors_bytes({f"{i:07}": 0 for i in range(10**5)}),
     "no metadata": safetensors_bytes({"a": entry([1], 4)}, b"1234"),
     "metadata of numbers": safetensors_bytes(
         {"__metadata__": {"skchoice": 1, "sha256": 2}}
@@ -347,6 +358,40 @@ def test_bombs(tmp_path, bomb):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak <= 4 * len(BOMBS[bomb]) + _SLACK
+
+
+DOCUMENTS = {
+    "lists": "[" + "[]," * 150_000 + "[]]",
+    "objects": "[" + '{"a":0},' * 50_000 + "{}]",
+    "keys": "{" + ",".join(f'"{i:07}":0' for i in range(50_000)) + "}",
+    "strings": "[" + '"ab",' * 150_000 + "0]",
+    "a wide string": '"' + "x" * 10**6 + r'\ud83d\ude00"',
+}
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents_of_many_small_values(tmp_path, monkeypatch, document, escaped):
+    """The digest is right, so that only their size can be held against them."""
+    text = f'{{"notes":{DOCUMENTS[document]}}}'
+
+    def packed(arrays, text, digest):
+        quoted = json.dumps(text)
+        if escaped:  # of brackets and commas nothing is to be seen
+            quoted = re.sub(r"[\[\]{},:]", lambda m: rf"\u{ord(m[0]):04x}", quoted)
+        header = f'{{"__metadata__":{{"skchoice":{quoted},"sha256":"{digest}"}}}}'
+        return len(header).to_bytes(8, "little") + header.encode()
+
+    monkeypatch.setattr(tensorfile, "_packed_header", packed)
+    monkeypatch.setattr(tensorfile, "_check_readable", lambda *_: None)
+    tensorfile._write_text(tmp_path / "bomb", {}, text)
+    size = (tmp_path / "bomb").stat().st_size
+    tracemalloc.start()
+    with pytest.raises(FileRefusedError, match=r"up to [0-9,]+ values"):
+        skchoice.load(tmp_path / "bomb")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 4 * size + _SLACK
 
 
 def test_a_sparse_file_larger_than_memory(tmp_path):
@@ -376,6 +421,38 @@ def test_bools_of_other_bytes_are_refused(target):
     arrays["flags"] = flags.view(np.bool_)
     _, refused = target.forge(arrays, document)
     assert refused
+
+
+@pytest.mark.parametrize("target", ["model"], indirect=True)
+def test_tables_are_no_longer_than_their_file(target):
+    """A table takes eight bytes of the file for a number, and each is read once."""
+    arrays, document = tensorfile.read(target.path)
+
+    def peak(table, columns, refused=True):
+        document["fitted"]["notes_"] = {"records": table}
+        tensorfile.write(target.path, arrays | columns, document)
+        tracemalloc.start()
+        with pytest.raises(FileRefusedError) if refused else nullcontext():
+            load(target.path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return (peak - _SLACK) / target.path.stat().st_size
+
+    def table(array, n):
+        names = [f"c{i}" for i in range(n)]
+        columns = {name: array for name in names}
+        return {name: {"array": name} for name in names}, columns
+
+    zeros = {"zeros": np.zeros(50_000)}
+    assert peak({f"c{i}": {"array": "zeros"} for i in range(100)}, zeros) <= 4
+    assert peak(*table(np.zeros(60_000), 7)) <= 4
+    assert peak(*table(np.zeros(60_000, np.uint8), 8)) <= 4
+    assert peak(*table(np.zeros((6000, *[1] * 30)), 8)) <= 4
+    levels = {"levels": ["a"], "index": {"array": "zeros"}}
+    index = {"zeros": np.zeros(60_000, np.int32)}
+    assert peak({f"c{i}": levels for i in range(8)}, index) <= 4
+    # An honest one takes what its records take: twice the bound, and no more.
+    assert 4 < peak(*table(np.zeros(30_000), 8), refused=False) <= 8
 
 
 def test_a_model_is_no_checkpoint(target, tmp_path):

@@ -6,6 +6,7 @@ The long runs are for `make soak`.
 import copy
 import hashlib
 import json
+import re
 import tracemalloc
 
 import numpy as np
@@ -318,6 +319,119 @@ def test_codes_never_point_outside(target, name):
         forge_file(target.folder, f"{name}-00000.npy", array)
         with pytest.raises(StoreError, match=r"codes 0 to 600 .* are damaged"):
             CodeStore(target.folder)[:]
+
+
+def lines(values, depth=4):
+    return ",\n".join(" " * depth + value for value in values)
+
+
+NOTES = {
+    "lists": "[\n" + lines(["[]"] * 60_000) + "\n]",
+    "objects": "[\n" + lines(['{"a":0}'] * 40_000) + "\n]",
+    "keys": "{\n" + lines(f'"{i:06}":0' for i in range(40_000)) + "\n}",
+    "strings": "[\n" + lines(['"ab"'] * 60_000) + "\n]",
+    "a wide string": '"' + "x" * 10**6 + r'\ud83d\ude00"',
+    "wide characters": '"' + "x" * 10**6 + '\U0001f600"',
+}
+
+
+@pytest.mark.parametrize("target", ["activations"], indirect=True)
+@pytest.mark.parametrize("place", ["configuration", "progress", "a shard", "a record"])
+@pytest.mark.parametrize("notes", NOTES)
+def test_manifests_of_many_small_values(target, notes, place):
+    """Refused for their size alone: their checksums are right."""
+    found = json.loads(target.files[manifest.MANIFEST])
+    shard = found["shards"][0]
+    where = {
+        "configuration": found["configuration"],
+        "progress": shard["progress"],
+        "a shard": shard,
+        "a record": next(iter(shard["files"].values())),
+    }
+    where[place]["notes"] = "NOTES"
+    content = json.dumps(found | {"sha256": "0" * 64}, indent=1) + "\n"
+    content = content.replace('"NOTES"', NOTES[notes]).encode()
+    digest = hashlib.sha256(content).hexdigest().encode()
+    assert target.attack(manifest.MANIFEST, content.replace(b"0" * 64, digest, 1))
+
+
+def many_shards(target, n, change):
+    """Return a manifest of as many shards, like the first."""
+    found = json.loads(target.files[manifest.MANIFEST])
+    first = found["shards"][0]
+    first["files"].pop("tokens", None)
+    shards = []
+    for number in range(n):
+        shard = copy.deepcopy(first)
+        for name, record in shard["files"].items():
+            record["name"] = f"{name}-{number:05d}.npy"
+        shards.append(change(shard))
+    found["shape"][0] = sum(shard["rows"] for shard in shards)
+    return manifest.sealed(found | {"shards": shards})
+
+
+@pytest.mark.parametrize("values", [[], [{"a": 0}] * 9])
+@pytest.mark.parametrize("spaces", [True, False])
+def test_a_long_manifest_takes_no_more_than_four_times_its_size(target, values, spaces):
+    def noted(shard):
+        shard["progress"]["notes"] = values
+        return shard
+
+    written = content = many_shards(target, 700, noted)
+    if not spaces:  # as a forger might leave them out
+        content = re.sub(rb"\n {3,}", b"", content).replace(b'": ', b'":')
+        content = content.replace(b'\n "shards":', b'\n "shards": ')
+        digest = json.loads(content)["sha256"].encode()
+        zeros = content.replace(digest, b"0" * 64)
+        content = zeros.replace(b"0" * 64, hashlib.sha256(zeros).hexdigest().encode())
+    (target.folder / manifest.MANIFEST).write_bytes(content)
+    kind = "codes" if "matches" in json.loads(content)["shards"][0] else "activations"
+    tracemalloc.start()
+    read = manifest.Manifest.read(target.folder, kind)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 4 * len(content)
+    assert read.to_json() == written
+
+
+@pytest.mark.parametrize("place", ["a shard", "a record"])
+def test_no_more_entries_than_are_written(target, place):
+    def change(found):
+        shard = found["shards"][0]
+        record = next(iter(shard["files"].values()))
+        {"a shard": shard, "a record": record}[place]["more"] = 1
+
+    reseal(target.folder, change)
+    with pytest.raises(StoreError, match="has the entries"):
+        target.read(target.folder)
+
+
+@pytest.mark.parametrize("target", ["activations"], indirect=True)
+def test_notes_that_could_not_be_read_are_not_written(target, tmp_path):
+    long = {"notes": list(range(20_000))}
+    with pytest.raises(ValueError, match="configuration is too long"):
+        StoreWriter(tmp_path / "new", 3, configuration=long)
+    assert not (tmp_path / "new").exists()
+    most = {"notes": list(range(6000))}  # both at once
+    writer = StoreWriter(tmp_path / "new", 3, configuration=most)
+    writer.append(np.zeros((1, 3)), progress=most)
+    assert ActivationStore(tmp_path / "new").progress == most
+    writer = StoreWriter(target.folder, 12, configuration={"layer": 8})
+    tokens = np.zeros(1, TOKEN)
+    for call in (
+        lambda: writer.append(np.zeros((1, 12)), tokens, long),
+        lambda: writer.finish(long),
+    ):
+        with pytest.raises(ValueError, match="progress is too long"):
+            call()
+    assert target.read(target.folder) == target.contents
+
+
+def test_a_sparse_manifest_larger_than_memory(target):
+    with open(target.folder / manifest.MANIFEST, "rb+") as file:
+        file.truncate(2**42)
+    with pytest.raises(StoreError, match="no manifest needs as many"):
+        target.read(target.folder)
 
 
 def test_manifests_made_by_hand(target):

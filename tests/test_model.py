@@ -127,6 +127,23 @@ def test_affinities_become_codes(relative):
     assert codes.rows.tolist() == [0, 3, 3, 5]
 
 
+@every_importance
+def test_matches_take_new_affinities(relative):
+    parameters, x = some_parameters(0, 5, 3, relative), normal(4, 6, 3)
+    x[2] = parameters.decoder_bias  # without direction, where importance is relative
+    everywhere = torch.ones(6, 5).double().to_sparse()
+    cols, rows = everywhere.T.coalesce().indices()
+    all_pairs = SparseCodes(rows.int(), cols.int(), torch.ones(30).double(), (6, 5))
+    found = encoder_input(x, parameters).rescored(all_pairs, parameters)
+    exact = dense_affinities(x, parameters).clamp(min=0)
+    assert 0 < (exact > 0).sum() < 30
+    torch.testing.assert_close(found.to_dense(), exact)
+    some = found.of_tokens(1, 4)
+    assert some.shape == (3, 5)
+    torch.testing.assert_close(some.to_dense(), exact[1:4])
+    assert (some.cols.diff() >= 0).all()
+
+
 # -------------------------------------------------------------------------------- tiles
 
 

@@ -91,13 +91,13 @@ class Trained:
 
     def __init__(self, monkeypatch):
         self.steps = 0
-        original = training.train_step
+        original = training.train_steps
 
         def counted(*args):
             self.steps += 1
             return original(*args)
 
-        monkeypatch.setattr(training, "train_step", counted)
+        monkeypatch.setattr(training, "train_steps", counted)
 
 
 def assert_invariants(sae, X):

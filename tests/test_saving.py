@@ -382,3 +382,34 @@ def test_infinite_thresholds_pass(X, through):
     sae = MutualChoiceSAE(48, 4, max_iter=1, random_state=0).fit(X)
     sae.thresholds_[3] = np.inf
     assert through(sae).thresholds_[3] == np.inf
+
+
+# ------------------------------------------------- notes, and what would not be read
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        [{}, {}],
+        [{"a": 1}, {"a": 2}],
+        [{name: 1.5 for name in "abcdefgh"}] * 3,
+        [{name: 1.5 for name in "abcdefgh"}, {}],
+        [[], [[]], ["ü\ud800"]],
+    ],
+)
+def test_lists_of_notes_come_back(make, X, through, notes):
+    sae = make(max_iter=1).fit(X)
+    sae.provenance_["notes"] = notes
+    assert through(sae).provenance_["notes"] == notes
+
+
+def test_notes_that_could_not_be_read_are_not_written(make, X, tmp_path):
+    sae = make(max_iter=1).fit(X)
+    sae.provenance_["tokens"] = list(range(20_000))
+    with pytest.raises(ValueError, match=r"20,.* values.*may be numpy arrays"):
+        sae.save(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+    sae.provenance_["tokens"] = np.arange(20_000)
+    sae.save(tmp_path / "model")
+    again = skchoice.load(tmp_path / "model")
+    assert_array_equal(again.provenance_["tokens"], np.arange(20_000))

@@ -584,7 +584,7 @@ def test_no_store_and_no_json(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
         ActivationStore(tmp_path)
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(StoreError, match="not JSON"):
+    with pytest.raises(StoreError, match="not as it was written"):
         ActivationStore(folder)
 
 

@@ -21,7 +21,7 @@ from skchoice.training import (
     TrainingState,
     standardise,
     train,
-    train_step,
+    train_steps,
 )
 
 N, D, F = 12, 4, 7  # tokens, columns, features
@@ -95,7 +95,7 @@ def numeric_gradients(loss, arrays, step=1e-5):
     return gradients
 
 
-def naive_step(arrays, moments, gradients, count):
+def naive_step(arrays, moments, gradients, count, rate=LEARNING_RATE):
     """Adam with bias correction, the decoder's rows then scaled to unit norm."""
     decoder = arrays[2]
     along = (gradients[2] * decoder).sum(1, keepdims=True)
@@ -109,7 +109,7 @@ def naive_step(arrays, moments, gradients, count):
         new_moments.append((first, second))
         corrected = np.sqrt(second / (1 - 0.95**count)) + 1e-10
         change = first / (1 - 0.5**count) / corrected
-        updated.append(array - LEARNING_RATE * change)
+        updated.append(array - rate * change)
     updated[2] /= np.linalg.norm(updated[2], axis=1, keepdims=True)
     return updated, new_moments
 
@@ -144,6 +144,16 @@ def a_batch(seed):
     x = rng.normal(size=(N, D))
     x[0] *= 20  # an outlier
     return torch.tensor(x, dtype=torch.float32)
+
+
+def train_step(state, x, rule, learning_rate, auxiliary, tally):
+    """One batch on its own."""
+    train_steps(state, [x], rule, [learning_rate], auxiliary, tally)
+
+
+def alone(state, step):
+    """Batches are allocated one by one."""
+    return 1
 
 
 def in_numpy(tensors):
@@ -207,6 +217,42 @@ def test_one_step(seed, relative, rule, with_auxiliary):
     if with_auxiliary:
         auxiliary = auxiliary_loss(x, arrays, relative, error, features, k_aux, origin)
         assert tally.auxiliary == pytest.approx(auxiliary, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_steps_on_batches_that_got_their_matches_together(seed, relative, rule):
+    state = a_state(seed, relative)
+    arrays = in_numpy(state.parameters.arrays())
+    moments = [in_numpy(pair) for pair in state.optimizer.moments]
+    parts = [a_batch(3 * seed), a_batch(3 * seed + 1)[:5], a_batch(3 * seed + 2)[:9]]
+    x = torch.cat(parts).double().numpy()
+    matched = naive_matches(forward(x, arrays, relative)[0], rule)
+    rates = [0.1, 0.1, 0.02]
+    n_matches = start = 0
+    for number, (part, rate) in enumerate(zip(parts, rates, strict=True), start=1):
+        stop = start + len(part)
+        rows = x[start:stop]
+        kept = matched[start:stop] & (forward(rows, arrays, relative)[0] > 0)
+        gradients = numeric_gradients(
+            lambda arrays, rows=rows, kept=kept: reconstruction_loss(
+                rows, arrays, relative, kept
+            )[0],
+            arrays,
+        )
+        arrays, moments = naive_step(arrays, moments, gradients, number, rate)
+        n_matches += kept.sum()
+        start = stop
+    assert 0 < n_matches <= matched.sum()
+
+    tally = training.Tally()
+    train_steps(state, parts, rule, rates, NO_AUXILIARY, tally)
+    for one, other in zip(in_numpy(state.parameters.arrays()), arrays, strict=True):
+        assert_allclose(one, other, atol=1e-3 * rates[0])
+    assert tally.steps == 3 and tally.tokens == len(x)
+    assert tally.matches == n_matches
+    assert tally.budget == rule.caps((len(x), F)).sum()
 
 
 @pytest.mark.parametrize("tile_rows", [1, 3, 1000])
@@ -281,6 +327,7 @@ def test_training_lowers_the_loss(rule):
         repeat(x),
         300,
         lambda state, step, n_tokens: rule,
+        alone,
         lambda step: 0.01,
         NO_AUXILIARY,
         lambda record: None,
@@ -299,6 +346,7 @@ def test_records_are_sums_over_their_steps(n_steps, record_every):
             (directions_data(N, seed=number) for number in range(n_steps)),
             n_steps,
             lambda state, step, n_tokens: MutualChoice(1.5),
+            alone,
             lambda step: 0.01 / (step + 1),
             NO_AUXILIARY,
             shown.append,
@@ -335,12 +383,44 @@ def test_rules_are_asked_for_with_what_they_need():
         (directions_data(size) for size in sizes),
         3,
         rule_for,
+        alone,
         lambda step: 0.1,
         NO_AUXILIARY,
         lambda record: None,
         1,
     )
     assert asked == list(enumerate(sizes))
+
+
+def test_batches_are_allocated_together_as_asked():
+    asked, steps = [], []
+
+    def rule_for(state, step, n_tokens):
+        asked.append((step, n_tokens))
+        return TokenChoice(1)
+
+    state = a_state(0, False)
+    train(
+        state,
+        (directions_data(size) for size in [5, 9, 2, 4, 6, 7, 8]),
+        6,
+        rule_for,
+        lambda state, step: 1 if step < 2 else 3,
+        lambda step: 0.1 / (step + 1),
+        NO_AUXILIARY,
+        lambda record: None,
+        2,
+        after_step=lambda step, tally: steps.append(step),
+    )
+    # Three of the last four, and then what is left.
+    assert asked == [(0, 5), (1, 9), (2, 12), (5, 7)]
+    assert steps == [1, 2, 5, 6]
+    assert [record["step"] for record in state.history] == [2, 5, 6]
+    assert [record["learning_rate"] for record in state.history] == [
+        0.1 / 2,
+        0.1 / 5,
+        0.1 / 6,
+    ]
 
 
 def test_the_auxiliary_loss_revives_dead_features():
@@ -357,6 +437,7 @@ def test_the_auxiliary_loss_revives_dead_features():
             repeat(x),
             400,
             lambda state, step, n_tokens: MutualChoice(2),
+            alone,
             lambda step: 0.01,
             AuxiliaryOptions(kind, 1 / 32, 2),
             lambda record: None,
@@ -378,6 +459,7 @@ def test_state_can_be_copied_and_goes_on_alike():
             (directions_data(N, seed=number) for number in range(5)),
             5,
             lambda state, step, n_tokens: MutualChoice(1.5),
+            alone,
             lambda step: 0.01,
             AuxiliaryOptions("zipf", 0.1, 1),
             lambda record: None,

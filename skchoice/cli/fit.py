@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     if options.out.exists():
         raise FileExistsError(f"{str(options.out)!r} exists: give another name.")
     options.out.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after
-    sae = _RULES[options.rule](
+    sae: Any = _RULES[options.rule](
         options.n_features,
         options.k,
         max_iter=options.max_iter,
@@ -75,10 +77,35 @@ def run(options: argparse.Namespace) -> None:
         random_state=options.seed,
         checkpoint_dir=options.checkpoints,
         verbose=not options.quiet,
-    ).fit(store)
-    sae.save(options.out)
+    )
+    _check_space(sae, store.shape[1], options.out.parent)
+    _save(sae.fit(store), options.out)
     print(
         f"{options.out}: {type(sae).__name__}, {len(sae.components_):,} features, "
         f"{int(sae.dead_features_.sum()):,} of them dead; FVU of the last batches "
         f"{sae.history_[-1]['fvu']:.4f}"
     )
+
+
+def _check_space(sae: Any, n_columns: int, folder: Path) -> None:
+    """Raise OSError where a model would not find room: before it is trained."""
+    needed = 8 * sae._n_features(n_columns) * n_columns  # of encoder and dictionary
+    disk = shutil.disk_usage(folder)  # some file systems know nothing, and say 0
+    if disk.total > 0 and disk.free < needed:
+        raise OSError(
+            f"{folder} has {disk.free / 1e6:,.1f} MB left, and the model will take "
+            f"{needed / 1e6:,.1f} MB: make room, or give another --out."
+        )
+
+
+def _save(sae: Any, path: Path) -> None:
+    """Save a model; where that fails, elsewhere, so that its training is not lost."""
+    try:
+        sae.save(path)
+    except OSError as error:
+        instead = Path(tempfile.mkdtemp(prefix="skchoice-"), path.name)
+        sae.save(instead)
+        raise OSError(
+            f"{path} could not be written ({error.strerror or error}): the model is "
+            f"saved as {instead} instead."
+        ) from error

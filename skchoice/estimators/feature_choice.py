@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 
 import numpy as np
@@ -18,8 +19,13 @@ from skchoice.model import EncoderAffinities
 from skchoice.rules import FeatureChoice, MutualChoice, Rule
 from skchoice.training import TrainingState
 
-# Caps follow what the features want after this many steps.
+# Caps follow what the features want after this many allocations.
 _REFRESH = 8
+# Matches of the average feature in an allocation. How many tokens want a feature varies
+# about its cap by the root of it: where caps are small, many matches are misplaced.
+_MATCHES = 8
+# Rows of an allocation at most, unless a batch has more.
+_MOST_ROWS = 8192
 
 
 @shared_docs
@@ -29,8 +35,11 @@ class FeatureChoiceSAE(ChoiceSAE):
     In a batch, feature ``j`` matches the at most ``m_j`` tokens with the largest
     affinities to it, and the caps ``m_j`` sum to ``round(k * n_tokens)`` (Ayonrinde
     2024, arXiv 2411.02124, section 3.2). Since every feature has a share of the
-    matches, none dies. Training begins with Mutual Choice, which shows how often each
-    feature wants to fire; its densities rank the features for the caps. From then on
+    matches, none dies. In training the caps hold for as many rows as give the average
+    feature eight matches, up to 8192, if that is more than a batch: these get their
+    matches together, and then a step is taken on each batch. Training begins with
+    Mutual Choice, which shows how often each feature wants to fire; its densities rank
+    the features for the caps. From then on
     the ranks follow what the features want, told by their cuts: the largest affinity
     that a cap keeps from matching (:mod:`skchoice.demand`). At inference one threshold
     for each feature, calibrated to its cap, decides for each row alone.
@@ -182,25 +191,32 @@ default="zipf"
                 f"{given.sum():.6g}. Scale them: caps * k / caps.sum()."
             )
 
+    def _begins_mutual(self, state: TrainingState, progress: float | None) -> bool:
+        """Whether the first phase goes on."""
+        if state.caps is not None:
+            return False
+        if progress is None:  # without a plan, until the densities are known
+            return not state.tracker.ready
+        return progress < self.mutual_fraction
+
+    def _rows_together(self, state: TrainingState, progress: float | None) -> int:
+        if self._begins_mutual(state, progress):
+            return 1
+        n_features = state.parameters.n_features
+        return min(math.ceil(_MATCHES * n_features / self.k), _MOST_ROWS)
+
     def _rule(
         self, state: TrainingState, n_tokens: int, progress: float | None
     ) -> Rule:
+        if self._begins_mutual(state, progress):
+            return MutualChoice(self.k)
         if state.caps is None:
-            # Without a plan, Mutual Choice lasts until the densities are known.
-            mutual = (
-                not state.tracker.ready
-                if progress is None
-                else progress < self.mutual_fraction
-            )
-            if mutual:
-                return MutualChoice(self.k)
             measured = state.tracker.density().cpu().numpy()
             if measured.any():
                 state.zipf_fit = zipf_fit(measured)
             profile = self._profile(measured, state.zipf_fit, n_tokens)
             state.begin_feature_choice(profile)
-        elif state.optimizer.step % _REFRESH == 0:
-            assert state.demand is not None  # it comes with the caps
+        elif state.demand is not None and state.demand.n_updates % _REFRESH == 0:
             wanted = state.demand.density.cpu().numpy()
             profile = self._profile(wanted, state.zipf_fit, n_tokens)
             state.caps.density = profile

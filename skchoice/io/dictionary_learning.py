@@ -23,7 +23,7 @@ from skchoice.base import ChoiceSAE
 from skchoice.estimators import FeatureChoiceSAE
 from skchoice.exceptions import FileRefusedError, InexactExportError
 from skchoice.io import foreign, imported
-from skchoice.io.exported import contiguous, weights_of, write_folder
+from skchoice.io.exported import contiguous, jump_arrays, weights_of, write_folder
 
 _FILES = ("ae.pt", "config.json")
 _LINEAR = {
@@ -34,11 +34,10 @@ _LINEAR = {
     "k": "",
     "threshold": "",
 }
-_JUMP = {"W_enc": "dF", "b_enc": "F", "W_dec": "Fd", "b_dec": "d", "threshold": "F"}
 _SHAPES = {
     "BatchTopKSAE": _LINEAR,
     "AutoEncoderTopK": _LINEAR,
-    "JumpReluAutoEncoder": _JUMP,
+    "JumpReluAutoEncoder": imported.JUMP | {"threshold": "F"},
 }
 _TRAINERS = {
     "BatchTopKSAE": "BatchTopKTrainer",
@@ -97,14 +96,7 @@ def to_dictionary_learning(
     arrays: dict[str, Tensor]
     if weights.thresholds is not None and isinstance(sae, FeatureChoiceSAE):
         kind = "JumpReluAutoEncoder"
-        shift = weights.encoder.double() @ weights.decoder_bias.double()
-        arrays = {
-            "W_enc": weights.encoder.T,
-            "b_enc": (weights.encoder_bias.double() - shift).float(),
-            "W_dec": weights.decoder,
-            "b_dec": weights.decoder_bias,
-            "threshold": weights.thresholds,
-        }
+        arrays = jump_arrays(imported.recentred(weights, -1))
     else:
         arrays = {
             "encoder.weight": weights.encoder,
@@ -196,7 +188,7 @@ def from_dictionary_learning(
     arrays = foreign.tensors(file, found, _SHAPES[kind])
     provenance = {"imported_from": "dictionary_learning", "trainer": trainer}
     if kind == "JumpReluAutoEncoder":
-        weights = _jump_weights(arrays)
+        weights = imported.recentred(imported.jump_weights(arrays), 1)
         k = trainer.get("target_l0") if k is None else k
     else:
         weights = _linear_weights(arrays)
@@ -222,16 +214,4 @@ def _linear_weights(arrays: dict[str, Tensor]) -> imported.Weights:
         arrays["decoder.weight"].T,
         arrays["b_dec"],
         None,
-    )
-
-
-def _jump_weights(arrays: dict[str, Tensor]) -> imported.Weights:
-    encoder = arrays["W_enc"].T
-    shift = encoder.double() @ arrays["b_dec"].double()
-    return imported.Weights(
-        encoder,
-        (arrays["b_enc"].double() + shift).float(),
-        arrays["W_dec"],
-        arrays["b_dec"],
-        arrays["threshold"],
     )

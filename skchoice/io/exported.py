@@ -40,6 +40,19 @@ def weights_of(sae: ChoiceSAE, library: str) -> Weights:
     )
 
 
+def jump_arrays(weights: Weights) -> dict[str, Tensor]:
+    """Return arrays of the names and shapes in `skchoice.io.imported.JUMP`."""
+    arrays = {
+        "W_enc": weights.encoder.T,
+        "b_enc": weights.encoder_bias,
+        "W_dec": weights.decoder,
+        "b_dec": weights.decoder_bias,
+    }
+    if weights.thresholds is not None:
+        arrays["threshold"] = weights.thresholds
+    return arrays
+
+
 def contiguous(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies, each with memory of its own."""
     return {

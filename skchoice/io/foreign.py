@@ -114,6 +114,12 @@ def require(path: Path, config: dict[str, Any], name: str, value: Any) -> None:
         )
 
 
+def permit(path: Path, config: dict[str, Any], name: str, value: Any) -> None:
+    """As :func:`require`, of a configuration that need not say it."""
+    if name in config:
+        require(path, config, name, value)
+
+
 def tensors(
     path: str | PathLike, found: dict[str, Any], shapes: dict[str, str]
 ) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any
@@ -19,6 +19,11 @@ from skchoice.exceptions import FileRefusedError
 _ROUNDING = 1e-5
 # ... and these are of rows that were rounded to bfloat16.
 _COARSE_ROUNDING = 2.0**-8
+
+
+# Shapes of the arrays of SAELens, and of dictionary_learning's JumpReluAutoEncoder;
+# a JumpReLU model has a threshold, too.
+JUMP = {"W_enc": "dF", "b_enc": "F", "W_dec": "Fd", "b_dec": "d"}
 
 
 @dataclass
@@ -95,6 +100,28 @@ def estimator(
     made.provenance_ = provenance
     made._importance, made._k, made._standardisation = "absolute", k, None
     return made
+
+
+def jump_weights(arrays: dict[str, Tensor]) -> Weights:
+    """Return the weights in arrays of the names and shapes in JUMP."""
+    return Weights(
+        arrays["W_enc"].T,
+        arrays["b_enc"],
+        arrays["W_dec"],
+        arrays["b_dec"],
+        arrays.get("threshold"),
+    )
+
+
+def recentred(weights: Weights, sign: int) -> Weights:
+    """Fold the decoder bias into the encoder's, for the same codes.
+
+    With ``sign`` 1 the weights are of a model that does not subtract it before it
+    encodes, and are made for one that does; with -1 the other way round.
+    """
+    shift = weights.encoder.double() @ weights.decoder_bias.double()
+    bias = (weights.encoder_bias.double() + sign * shift).float()
+    return replace(weights, encoder_bias=bias)
 
 
 def with_unit_norm(weights: Weights) -> Weights:

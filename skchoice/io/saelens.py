@@ -15,10 +15,9 @@ from safetensors.torch import save as safetensors_bytes
 from skchoice.base import ChoiceSAE
 from skchoice.exceptions import FileRefusedError
 from skchoice.io import foreign, imported
-from skchoice.io.exported import contiguous, weights_of, write_folder
+from skchoice.io.exported import contiguous, jump_arrays, weights_of, write_folder
 
 _FILES = ("sae_weights.safetensors", "cfg.json")
-_SHAPES = {"W_enc": "dF", "b_enc": "F", "W_dec": "Fd", "b_dec": "d"}
 # The oldest version whose files need no migration when SAELens reads them.
 _VERSION = "6.0.0"
 
@@ -69,12 +68,6 @@ def to_saelens(
     'blocks.8.hook_resid_post'
     """
     weights = weights_of(sae, "SAELens")
-    arrays = {
-        "W_enc": weights.encoder.T,
-        "b_enc": weights.encoder_bias,
-        "W_dec": weights.decoder,
-        "b_dec": weights.decoder_bias,
-    }
     n_features, n_columns = weights.decoder.shape
     metadata = {"sae_lens_version": _VERSION, "k": sae._k}
     if model_name is not None:
@@ -95,9 +88,7 @@ def to_saelens(
     if weights.thresholds is None:
         config["k"] = sae._k
         config["rescale_acts_by_decoder_norm"] = False
-    else:
-        arrays["threshold"] = weights.thresholds
-    packed = safetensors_bytes(contiguous(arrays))
+    packed = safetensors_bytes(contiguous(jump_arrays(weights)))
     write_folder(folder, _FILES, packed, config, overwrite)
 
 
@@ -146,15 +137,14 @@ def from_saelens(folder: str | PathLike, *, k: float | None = None) -> ChoiceSAE
             "read. Save a BatchTopK SAE for inference, which makes it 'jumprelu'."
         )
     foreign.require(path, config, "normalize_activations", "none")
-    if config.get("reshape_activations", "none") != "none":
-        foreign.require(path, config, "reshape_activations", "none")
+    foreign.permit(path, config, "reshape_activations", "none")
     if config.get("finetuning_scaling_factor"):
         foreign.require(path, config, "finetuning_scaling_factor", False)
     centred = foreign.setting(path, config, "apply_b_dec_to_input")
     if not isinstance(centred, bool):
         raise FileRefusedError(f"{path} says apply_b_dec_to_input={centred!r}.")
 
-    shapes = _SHAPES | ({"threshold": "F"} if architecture == "jumprelu" else {})
+    shapes = imported.JUMP | ({"threshold": "F"} if architecture == "jumprelu" else {})
     arrays = foreign.tensors(file, foreign.read_safetensors(file), shapes)
     n_features, n_columns = arrays["W_dec"].shape
     foreign.require(path, config, "d_sae", n_features)
@@ -163,17 +153,9 @@ def from_saelens(folder: str | PathLike, *, k: float | None = None) -> ChoiceSAE
     metadata = config.get("metadata", {})
     if not isinstance(metadata, dict):
         raise FileRefusedError(f"{path} has metadata that is no object.")
-    encoder, encoder_bias = arrays["W_enc"].T, arrays["b_enc"]
-    if not centred:  # here b_dec is always subtracted: add back what that takes away
-        shift = encoder.double() @ arrays["b_dec"].double()
-        encoder_bias = (encoder_bias.double() + shift).float()
-    weights = imported.Weights(
-        encoder,
-        encoder_bias,
-        arrays["W_dec"],
-        arrays["b_dec"],
-        arrays.get("threshold"),
-    )
+    weights = imported.jump_weights(arrays)
+    if not centred:
+        weights = imported.recentred(weights, 1)
     if architecture == "topk":
         k = foreign.setting(path, config, "k")
         if config.get("rescale_acts_by_decoder_norm", False):

@@ -55,8 +55,7 @@ def from_sparsify(folder: str | PathLike) -> ChoiceSAE:
     """
     file, path = foreign.files(folder, "sparsify", ("sae.safetensors", "cfg.json"))
     config = foreign.read_json(path)
-    if config.get("activation", "topk") != "topk":
-        foreign.require(path, config, "activation", "topk")
+    foreign.permit(path, config, "activation", "topk")
     for name in ("transcode", "skip_connection", "embed_skip", "gram_lookup"):
         if config.get(name):
             raise FileRefusedError(
@@ -65,8 +64,7 @@ def from_sparsify(folder: str | PathLike) -> ChoiceSAE:
             )
     arrays = foreign.tensors(file, foreign.read_safetensors(file), _SHAPES)
     n_features, n_columns = arrays["W_dec"].shape
-    if config.get("d_in", n_columns) != n_columns:
-        foreign.require(path, config, "d_in", n_columns)
+    foreign.permit(path, config, "d_in", n_columns)
     if config.get("num_latents"):  # 0 stands for expansion_factor * d_in
         foreign.require(path, config, "num_latents", n_features)
     weights = imported.Weights(
