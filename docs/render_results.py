@@ -8,6 +8,7 @@ that have the same names become a table, single values a sentence.
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,15 @@ TITLES = {
     "grid_search": "Grid search with two jobs",
     "memory": "Memory",
     "report": "The report",
+    "extract": "Extraction from a language model",
+    "loss_recovered": "Loss recovered",
+    "defaults": "The defaults, and a search",
+    "outliers": "Rows of huge norm",
+    "persistence": "Files and checkpoints",
+    "interop": "Files of other libraries",
 }
+# Longer tables are for the file.
+MOST_RECORDS = 40
 
 
 def write(results: Path, folder: Path) -> Path:
@@ -43,11 +52,22 @@ def write(results: Path, folder: Path) -> Path:
     lines: list[str] = []
     for file in sorted(results.glob("*.json"), key=order):
         title = TITLES.get(file.stem, file.stem.replace("_", " ").capitalize())
-        lines += [title, "-" * len(title), "", f"From ``{file.name}``.", ""]
+        lines += [title, "-" * len(title), ""]
+        lines += [*what_is_measured(results.parent / f"{file.stem}.py")]
+        lines += [f"From ``{file.name}``.", ""]
         lines += rendered(json.loads(file.read_text(encoding="utf-8")))
     target = folder / "results.rst"
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return target
+
+
+def what_is_measured(script: Path) -> Iterator[str]:
+    """Yield what the head of a benchmark says of it, its usage left out."""
+    if script.exists():
+        head = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
+        for part in head.split("\n\n"):
+            if not part.startswith(" "):
+                yield from (part, "")
 
 
 def rendered(value: Any) -> Iterator[str]:
@@ -96,9 +116,11 @@ def table(columns: tuple, records: list[dict]) -> Iterator[str]:
     """Yield a list-table."""
     yield from (".. list-table::", "   :header-rows: 1", "")
     yield from row([name.replace("_", " ") for name in columns])
-    for record in records:
+    for record in records[:MOST_RECORDS]:
         yield from row([shown(record[name]) for name in columns])
     yield ""
+    if len(records) > MOST_RECORDS:
+        yield from (f"The file has {len(records) - MOST_RECORDS:,} more.", "")
 
 
 def row(cells: list[str]) -> Iterator[str]:

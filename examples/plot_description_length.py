@@ -43,10 +43,9 @@ def described(estimator, X, y=None):
 # ``n_features`` and ``k`` together: with more to choose from, an image may need fewer.
 
 X = load_digits().data
-sizes = [32, 64, 128, 256, 512]
-sae = MutualChoiceSAE(batch_size=64, max_iter=30, learning_rate=3e-3, random_state=0)
+sizes = [16, 32, 64, 128, 256]
 search = GridSearchCV(
-    sae,
+    MutualChoiceSAE(max_iter=15, random_state=0),
     {"n_features": sizes, "k": [4, 8]},
     scoring=described,
     refit="total",
@@ -69,12 +68,12 @@ for part in ("error", "values", "features"):
     bits = -found[f"mean_test_{part}"][best]
     left.bar([str(size) for size in sizes], bits, bottom=bottom, label=part)
     bottom += bits
-left.set(xlabel="Features", ylabel="Bits per image")
-left.legend(frameon=False)
+left.set(xlabel="Features", ylabel="Bits per image", ylim=(0, 1.2 * bottom.max()))
+left.legend(frameon=False, ncols=3, loc="upper center")
 for k in (4, 8):
     total = -found["mean_test_total"][found["param_k"].data == k]
-    right.plot(sizes, total, marker="o", label=f"k = {k}")
-right.set(xscale="log", xlabel="Features", ylabel="Bits per image in all")
+    right.plot([str(size) for size in sizes], total, marker="o", label=f"k = {k}")
+right.set(xlabel="Features", ylabel="Bits per image in all")
 right.legend(frameon=False)
 
 # %%
@@ -82,8 +81,9 @@ right.legend(frameon=False)
 # -----------------------------
 
 chosen = search.best_estimator_
-order = chosen.feature_density_.argsort()[::-1][:48]
-figure, axes = plt.subplots(4, 12, figsize=(9, 3.2), layout="constrained")
+order = chosen.feature_density_.argsort()[::-1]
+n_rows = len(order) // 16
+figure, axes = plt.subplots(n_rows, 16, figsize=(9, 0.6 * n_rows), layout="constrained")
 for ax in axes.flat:
     ax.axis("off")
 for ax, feature in zip(axes.flat, order, strict=False):

@@ -19,7 +19,7 @@ from skchoice.plots import DensityDisplay, L0Display, TrainingDisplay
 X = load_digits().data
 train, held_out = X[:1400], X[1400:]
 saes = [
-    choice(n_features=128, k=8, batch_size=256, max_iter=40, random_state=0).fit(train)
+    choice(n_features=128, k=8, max_iter=20, random_state=0).fit(train)
     for choice in (TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE)
 ]
 for sae in saes:

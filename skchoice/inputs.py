@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -164,6 +165,16 @@ class Rows:
 
 def _as_sliceable(X: Any, estimator: Any) -> tuple[Any, bool]:
     """Return an object with shape, dtype and row slicing, and whether to stream it."""
+    if isinstance(X, str | os.PathLike):
+        raise TypeError(
+            f"X is a path, {os.fspath(X)!r}, and not an array. Open it first: np.load("
+            "path, mmap_mode='r') for a file, skchoice.ActivationStore(path) for a "
+            "store."
+        )
+    if isinstance(X, np.lib.npyio.NpzFile):
+        names = ", ".join(map(repr, X.files))
+        raise TypeError(f"X is an archive of arrays. Pass one of {names}: X[name].")
+    _check_two_axes(X, estimator)
     if isinstance(X, Tensor):
         if X.is_complex():
             raise ValueError("Complex data not supported: X is a complex Tensor.")
@@ -189,6 +200,17 @@ def _as_sliceable(X: Any, estimator: Any) -> tuple[Any, bool]:
         X, dtype=_FLOATS, ensure_all_finite=False, estimator=estimator, input_name="X"
     )
     return array, _mapped(array) is not None and array.nbytes > _STREAM_BYTES
+
+
+def _check_two_axes(X: Any, estimator: Any) -> None:
+    """Raise where rows are spread over several axes, as in a model's hidden states."""
+    shape = tuple(getattr(X, "shape", ()))
+    if len(shape) > 2:
+        raise ValueError(
+            f"Found array with dim {len(shape)} and shape {shape}; "
+            f"{type(estimator).__name__} needs rows by columns. Where the last axis "
+            f"has the columns, pass X.reshape(-1, {shape[-1]})."
+        )
 
 
 def _is_lazy(X: Any) -> bool:

@@ -7,19 +7,38 @@ from torch import Tensor, nn
 
 from skchoice.model import Parameters
 
+__all__ = ["SAEModule"]
+
 
 class SAEModule(nn.Module):
     """Differentiable encode and decode of a fitted estimator.
 
-    Made by :meth:`FeatureChoiceSAE.to_torch` and its siblings; see there.
+    Made by :meth:`skchoice.FeatureChoiceSAE.to_torch` and its siblings; see there.
 
     Parameters
     ----------
     parameters : Parameters
         In the units of X.
     thresholds : Tensor of shape (n_features,)
+        A feature fires where its affinity is larger.
     k : int or None
         Matches of each token under Token Choice; None where thresholds decide.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn.datasets import load_digits
+    >>> from skchoice import MutualChoiceSAE
+    >>> X = load_digits().data
+    >>> sae = MutualChoiceSAE(n_features=64, k=4, max_iter=1, random_state=0).fit(X)
+    >>> module = sae.to_torch()
+    >>> hidden = torch.tensor(X[:2], dtype=torch.float32, requires_grad=True)
+    >>> codes = module.encode(hidden)
+    >>> codes.shape, module.decode(codes).shape
+    (torch.Size([2, 64]), torch.Size([2, 64]))
+    >>> codes.sum().backward()
+    >>> hidden.grad.shape
+    torch.Size([2, 64])
     """
 
     thresholds: Tensor  # a buffer
@@ -36,7 +55,18 @@ class SAEModule(nn.Module):
         self.k = k
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return dense codes of shape (..., n_features) for x of shape (..., d)."""
+        """Return the codes of some rows.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., d)
+            Rows, in the units of X.
+
+        Returns
+        -------
+        Tensor of shape (..., n_features)
+            Dense, as ``transform`` has them.
+        """
         residual = x - self.decoder_bias
         norms = None
         if self.relative:
@@ -55,9 +85,31 @@ class SAEModule(nn.Module):
         return codes if norms is None else codes * norms
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Return reconstructions of shape (..., d) for codes (..., n_features)."""
+        """Return the rows that some codes stand for.
+
+        Parameters
+        ----------
+        codes : Tensor of shape (..., n_features)
+            Dense, of any sign.
+
+        Returns
+        -------
+        Tensor of shape (..., d)
+            Rows, in the units of X.
+        """
         return codes @ self.decoder + self.decoder_bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the reconstruction of x."""
+        """Return the reconstruction of some rows.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., d)
+            Rows, in the units of X.
+
+        Returns
+        -------
+        Tensor of shape (..., d)
+            What codes of ``encode`` stand for.
+        """
         return self.decode(self.encode(x))

@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,7 +127,9 @@ BAD_X = {
     "no columns": (np.empty((5, 0)), ValueError, "0 feature.*minimum of 1"),
     "vector": (np.zeros(12), ValueError, "Expected 2D array, got 1D array"),
     "scalar": (np.float64(3.0), ValueError, "Expected 2D array, got scalar"),
-    "cube": (np.zeros((4, 4, 12)), ValueError, "dim 3.*{name}"),
+    "cube": (np.zeros((4, 4, 12)), ValueError, r"dim 3.*{name}.*reshape\(-1, 12\)"),
+    "path": ("X.npy", TypeError, "path, 'X.npy'.*np.load.*ActivationStore"),
+    "path object": (Path("X.npy"), TypeError, "path, 'X.npy'"),
     "complex": (np.ones((5, 12)) * 1j, ValueError, "Complex data not supported"),
     "words": (np.array([["a"] * 12] * 5), ValueError, "could not convert string"),
     "objects": (np.array([[{}] * 12] * 5), TypeError, "must be a string or a real"),
@@ -152,6 +155,15 @@ def test_what_is_no_matrix_of_numbers_is_refused(make, X, case, method):
     message = message.format(name=type(estimator).__name__)
     with pytest.raises(error, match=message):
         getattr(estimator, method)(X_bad)
+
+
+def test_an_archive_is_refused_with_the_names_in_it(make, X, tmp_path):
+    np.savez(tmp_path / "X.npz", activations=X, labels=X[:, 0])
+    with (
+        np.load(tmp_path / "X.npz") as archive,
+        pytest.raises(TypeError, match=r"one of.*'activations', 'labels'"),
+    ):
+        make().fit(archive)
 
 
 @pytest.mark.parametrize(

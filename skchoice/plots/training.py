@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from skchoice.plots.axes import finish, fitted, given_or_new
+from skchoice.plots.axes import count, finish, fitted, given_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,6 +111,8 @@ class TrainingDisplay:
             if before["rule"] != after["rule"]
         ]
         ax.set(xlabel="Tokens", ylabel=_NAMES[quantity])
+        if quantity.startswith("n_"):
+            count(ax.yaxis)
         self.ax_, self.figure_ = finish(ax), ax.figure
         return self
 
