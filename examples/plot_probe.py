@@ -49,8 +49,8 @@ print(f"{codes.shape[0]:,} rows, {codes.nnz / codes.shape[0]:.1f} features on ea
 # -----------------------
 #
 # A single column of the activations says little, since every direction is spread over
-# all of them; a single feature can say as much as all columns do together. Few rows have
-# the label, so probes are compared by average precision.
+# all of them; a single feature can say as much as all columns do together. Few rows
+# have the label, so probes are compared by average precision.
 
 numbers = [1, 2, 4, 8, 16, 32, 48]
 ax = plt.subplots(figsize=(6.5, 4.2), layout="constrained")[1]
