@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -158,13 +159,16 @@ def test_broken_off_at_any_append_and_resumed(
 
 
 def run_until_killed(n_appends, seconds, *arguments, **more):
-    """Run in a process of its own, which the system ends soon after some appends."""
-    append = StoreWriter.append
+    """Run in a process of its own, which another one kills soon after some appends."""
+    append, victim = StoreWriter.append, os.getpid()
 
     def counted(*args, **kwargs):
         nonlocal n_appends
-        if n_appends == 0:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+        if n_appends == 0 and os.fork() == 0:
+            time.sleep(seconds)
+            if os.getppid() == victim:
+                os.kill(victim, signal.SIGKILL)
+            os._exit(0)
         n_appends -= 1
         append(*args, **kwargs)
 
@@ -200,7 +204,7 @@ def test_killed_at_random_instants_and_resumed(shared_gpt2, tmp_path, n_kills):
         for store in stores:
             store.verify()
         lengths.append(min(map(len, stores), default=0))
-    assert exits == [-signal.SIGALRM] * n_kills
+    assert exits == [-signal.SIGKILL] * n_kills
     assert lengths == sorted(lengths) and lengths[-1] > 0
     run(shared_gpt2, folder, texts, **arguments)
     assert_same_tree(tmp_path / "whole", folder)
