@@ -49,7 +49,7 @@ def stopped(sae, X, step):
 
     def after_step(self, progress):
         original(self, progress)
-        if progress.step == step:
+        if progress.step >= step:  # batches that go together end together
             raise StoppedError
 
     Checkpoints.after_step = after_step

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ...     StoreWriter(f"{folder}/X", n_columns=16).append(X)
     ...     options = "--rule mutual --n-features 32 --k 4 --quiet"
     ...     main(["fit", f"{folder}/X", "--out", f"{folder}/sae", *options.split()])
-    /...sae: MutualChoiceSAE, 32 features, 0 of them dead; FVU of the last batches 0...
+    /...sae: MutualChoiceSAE, 32 features, ... dead; FVU of the last batches 0...
     0
     """
     options = _parser().parse_args(arguments)
