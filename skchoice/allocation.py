@@ -137,14 +137,41 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
     thresholds = torch.where(caps > 0, finite, torch.inf)
     if not (rule.by_feature and affinities.one_chunk):
         return _settle(affinities, rule, caps, thresholds)
-    parts = []
+    whole = _blank(affinities, caps)
+    n_matches = 0
     for tile, features, tokens in affinities.tiles():
         # The tile holds whole groups: they are settled while it is at hand.
         alone = _OneTile(tile, tokens, len(features), affinities)
         own = rule.of_features(features)
         found = _settle(alone, own, caps[features], thresholds[features])
-        parts.append((found, features))
-    return _side_by_side(parts, affinities.shape)
+        for array, of_tile in zip(whole[2:], found[2:], strict=True):
+            array[features] = of_tile
+        here = slice(n_matches, n_matches + len(found.matches))
+        whole.matches.rows[here] = found.matches.rows
+        whole.matches.cols[here] = found.matches.cols + features[0].int()
+        whole.matches.values[here] = found.matches.values
+        n_matches = here.stop
+    return whole._replace(matches=whole.matches.first(n_matches))
+
+
+def _blank(affinities: Affinities, caps: Tensor) -> Allocation:
+    """Return room for the whole.
+
+    Written tile by tile: what was left of each tile until the end would lie scattered
+    between what each needs for a while, and memory would grow with their number.
+    """
+    at_most = int(caps.sum())
+    ids = torch.empty(at_most, dtype=torch.int32, device=caps.device)
+    values = ids.new_empty(at_most, dtype=affinities.dtype)
+    flags = torch.empty_like(caps, dtype=torch.bool)
+    return Allocation(
+        SparseCodes(ids, ids.clone(), values, affinities.shape),
+        caps,
+        torch.empty_like(caps),
+        flags,
+        flags.clone(),
+        torch.empty_like(caps, dtype=affinities.dtype),
+    )
 
 
 def _settle(
@@ -258,22 +285,6 @@ def _screen(
             # Below the cut of a full group nothing can match.
             thresholds = torch.maximum(thresholds, ranked.value(caps))
     return _Found.joined(parts), thresholds, dropped
-
-
-def _side_by_side(
-    parts: list[tuple[Allocation, Tensor]], shape: tuple[int, int]
-) -> Allocation:
-    """Join allocations of consecutive features."""
-    cols = [features[found.matches.cols.long()] for found, features in parts]
-    founds = [found for found, _ in parts]
-    matches = SparseCodes(
-        torch.cat([found.matches.rows for found in founds]),
-        torch.cat(cols).int(),
-        torch.cat([found.matches.values for found in founds]),
-        shape,
-    )
-    per_group = (torch.cat(part) for part in zip(*(f[1:] for f in founds), strict=True))
-    return Allocation(matches, *per_group)
 
 
 class _OneTile:

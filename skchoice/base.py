@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from skchoice.fitted import FittedSAE
 from skchoice.identity import identity_of
 from skchoice.inference import token_chunks
 from skchoice.inputs import Rows
-from skchoice.model import EncoderAffinities
+from skchoice.model import EncoderAffinities, Tokens
 from skchoice.reservoir import Reservoir
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
@@ -298,13 +298,8 @@ class ChoiceSAE(FittedSAE):
     ) -> None:
         """Calibrate on a sample, and only then set the fitted attributes."""
         standardisation = state.standardisation
-        affinities = EncoderAffinities(
-            state.parameters,
-            lambda: token_chunks(
-                map(standardisation.apply, sample.read()), state.parameters
-            ),
-            sample.n_rows,
-        )
+
+        affinities = _affinities(state, sample)
         calibration = self._calibrate(state, affinities)
         diagnosis.check_fit(state, calibration)
 
@@ -340,6 +335,21 @@ class ChoiceSAE(FittedSAE):
         if state.get("_state") is not None:
             state["_state"] = state["_state"].to(torch.device("cpu"))
         return state
+
+
+def _affinities(state: TrainingState, sample: Sample) -> EncoderAffinities:
+    """Return the affinities of a sample."""
+
+    def chunks() -> Iterable[Tokens]:
+        rows = map(state.standardisation.apply, sample.read())
+        return token_chunks(rows, state.parameters)
+
+    first = next(iter(chunks()))
+    # Of one chunk, a tile holds all tokens: its features are settled while it is there.
+    alone = len(first.scaled) == sample.n_rows
+    return EncoderAffinities(
+        state.parameters, first if alone else chunks, sample.n_rows
+    )
 
 
 def _to_numpy(array: Tensor) -> NDArray:
