@@ -190,7 +190,8 @@ class ChoiceSAE(FittedSAE):
         """
         first = not hasattr(self, "components_")
         rows, names = self._open(X, reset=first)
-        batch_size = self._rows_per_step(rows, rows.shape[0], 1)
+        n_steps = math.ceil(rows.shape[0] / self._rows_per_step(rows, rows.shape[0], 1))
+        batch_size = math.ceil(rows.shape[0] / n_steps)
         self._check_parameters(rows, batch_size)
         if first:
             state = new_state(self, rows, self._seed())
@@ -210,8 +211,6 @@ class ChoiceSAE(FittedSAE):
                 state.restandardise(standardisation)
         before = None if first else getattr(self, "provenance_", None)
         names["provenance_"] = provenance.describe(rows, before)
-        n_steps = math.ceil(rows.shape[0] / batch_size)
-        batch_size = math.ceil(rows.shape[0] / n_steps)
         rate = self._peak_learning_rate(rows, batch_size)
         self._train(
             Progress(state, seed),

@@ -400,12 +400,8 @@ def test_a_feature_whose_cap_is_zero_never_fires(mixture):
     assert sae.transform(new)[:, 40:].nnz == 0
 
 
-@pytest.mark.parametrize("n_rows", [150, 600])
-def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
-    sae = FeatureChoiceSAE(
-        100, 4, min_cap=1, zipf_exponent=3.0, zipf_offset=0.0, max_iter=20,
-        batch_size=4096, random_state=0,
-    )  # fmt: skip
+def noting_caps(sae):
+    """Return the list to which the caps of each allocation in training are added."""
     drawn = []
     rule = sae._rule
 
@@ -416,6 +412,16 @@ def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
         return found
 
     sae._rule = noting
+    return drawn
+
+
+@pytest.mark.parametrize("n_rows", [150, 600])
+def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
+    sae = FeatureChoiceSAE(
+        100, 4, min_cap=1, zipf_exponent=3.0, zipf_offset=0.0, max_iter=20,
+        batch_size=4096, random_state=0,
+    )  # fmt: skip
+    drawn = noting_caps(sae)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SAEWarning)
         sae.fit(mixture(n_rows))
@@ -424,6 +430,24 @@ def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
     assert len(drawn) == 14 / n_together
     assert min(caps.min() for caps in drawn) >= 1
     assert all(caps.sum() == 4 * n_rows * n_together for caps in drawn)
+
+
+@pytest.mark.parametrize("n_rows", [1900, 1960])
+def test_min_cap_where_the_last_allocation_is_short(mixture, n_rows):
+    sae = FeatureChoiceSAE(
+        64, 4, min_cap=1, zipf_exponent=1.0, zipf_offset=0.0, max_iter=3,
+        batch_size=16, random_state=0,
+    )  # fmt: skip
+    drawn = noting_caps(sae)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAEWarning)
+        sae.fit(mixture(n_rows))
+    assert min(caps.min() for caps in drawn) >= 1
+    assert drawn[0].sum() == 4 * 128
+    # Sixteen rows have a match for each feature and no more, which is no measure: of
+    # 1960 rows, the caps are looked up last just there.
+    assert (drawn[-1] == 1).all()
+    assert sae.caps_.max() > 4 * np.median(sae.caps_)
 
 
 # ----------------------------------------------------------------------- held-out rows
