@@ -96,7 +96,8 @@ class ChoiceSAE(FittedSAE):
             If X is not a finite 2-D array of real numbers, or parameters do not fit
             each other. The estimator is then as it was before.
         DivergenceError
-            If the error ends a thousand times as large as the variance. Likewise.
+            If the error ends a thousand times as large as the variance, or parameters
+            have left the range of float32. Likewise.
         """
         rows, names = self._open(X, reset=True)
         n_train = rows.shape[0] - self._n_held(rows)
@@ -187,6 +188,14 @@ class ChoiceSAE(FittedSAE):
         -------
         self
             The estimator itself, fitted.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`fit`.
+        DivergenceError
+            If parameters have left the range of float32. The estimator is then as it
+            was before.
         """
         first = not hasattr(self, "components_")
         rows, names = self._open(X, reset=first)
@@ -207,7 +216,7 @@ class ChoiceSAE(FittedSAE):
         if held is not None:
             seen = reservoir.sample(sample_size(rows.shape[1]), rows.device)
             standardisation, _ = standardise(seen)
-            if standardisation.far_from(state.standardisation):
+            if standardisation.refutes(state.standardisation):
                 state.restandardise(standardisation)
         before = None if first else getattr(self, "provenance_", None)
         names["provenance_"] = provenance.describe(rows, before)
@@ -296,6 +305,7 @@ class ChoiceSAE(FittedSAE):
         keep_state: bool,
     ) -> None:
         """Calibrate on a sample, and only then set the fitted attributes."""
+        diagnosis.check_parameters(state)
         standardisation = state.standardisation
         affinities = EncoderAffinities(
             state.parameters,
