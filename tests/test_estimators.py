@@ -378,6 +378,20 @@ def test_caps(mixture):
     assert_allclose(fitted(caps=given).caps_, given, rtol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore::skchoice.exceptions.SAEWarning")
+def test_caps_sum_to_k_under_mutual_choice_too(mixture):
+    # Four rows 150 times each: a threshold has all of a kind, or none.
+    X = np.repeat(mixture(4), 150, axis=0)
+    tied = FeatureChoiceSAE(48, 7.6, mutual_fraction=1, random_state=0).fit(X)
+    assert tied.feature_density_.sum() == pytest.approx(7.5)
+    assert tied.caps_.sum() == pytest.approx(7.6)
+    # Of three rows, four and a half matches are four.
+    X = mixture(600)
+    few = FeatureChoiceSAE(48, 1.5, n_calibration=3, random_state=0).partial_fit(X)
+    assert few.feature_density_.sum() == pytest.approx(4 / 3)
+    assert few.caps_.sum() == pytest.approx(1.5)
+
+
 def test_caps_are_met_at_inference(mixture):
     sae = FeatureChoiceSAE(
         48, 4, batch_size=200, max_iter=20, random_state=0, n_calibration=1000
