@@ -347,6 +347,12 @@ def test_history_of_a_long_fit_is_short(make, X):
     assert sae.history_[-1]["step"] == 240
 
 
+def test_single_rows_are_learned_from(make, X, X_new):
+    sae = make(batch_size=1, max_iter=1).fit(X)
+    assert sae.score(X_new) > 0.5
+    assert sae.history_[-1]["fvu"] > 0
+
+
 def test_training_lowers_the_loss(make, X):
     losses = [record["loss"] for record in make(max_iter=20).fit(X).history_]
     assert np.mean(losses[-6:]) < 0.5 * np.mean(losses[:6])
