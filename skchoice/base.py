@@ -96,7 +96,8 @@ class ChoiceSAE(FittedSAE):
             If X is not a finite 2-D array of real numbers, or parameters do not fit
             each other. The estimator is then as it was before.
         DivergenceError
-            If the error ends a thousand times as large as the variance. Likewise.
+            If the error ends a thousand times as large as the variance, or parameters
+            have left the range of float32. Likewise.
         """
         rows, names = self._open(X, reset=True)
         n_train = rows.shape[0] - self._n_held(rows)
@@ -187,10 +188,19 @@ class ChoiceSAE(FittedSAE):
         -------
         self
             The estimator itself, fitted.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`fit`.
+        DivergenceError
+            If parameters have left the range of float32. The estimator is then as it
+            was before.
         """
         first = not hasattr(self, "components_")
         rows, names = self._open(X, reset=first)
-        batch_size = self._rows_per_step(rows, rows.shape[0], 1)
+        n_steps = math.ceil(rows.shape[0] / self._rows_per_step(rows, rows.shape[0], 1))
+        batch_size = math.ceil(rows.shape[0] / n_steps)
         self._check_parameters(rows, batch_size)
         if first:
             state = new_state(self, rows, self._seed())
@@ -206,12 +216,10 @@ class ChoiceSAE(FittedSAE):
         if held is not None:
             seen = reservoir.sample(sample_size(rows.shape[1]), rows.device)
             standardisation, _ = standardise(seen)
-            if standardisation.far_from(state.standardisation):
+            if standardisation.refutes(state.standardisation):
                 state.restandardise(standardisation)
         before = None if first else getattr(self, "provenance_", None)
         names["provenance_"] = provenance.describe(rows, before)
-        n_steps = math.ceil(rows.shape[0] / batch_size)
-        batch_size = math.ceil(rows.shape[0] / n_steps)
         rate = self._peak_learning_rate(rows, batch_size)
         self._train(
             Progress(state, seed),
@@ -297,6 +305,7 @@ class ChoiceSAE(FittedSAE):
         keep_state: bool,
     ) -> None:
         """Calibrate on a sample, and only then set the fitted attributes."""
+        diagnosis.check_parameters(state)
         standardisation = state.standardisation
 
         affinities = _affinities(state, sample)

@@ -258,10 +258,16 @@ class CapSampler:
         self.order = rng.permutation(len(density))
         self._offset = rng.uniform()
 
-    def draw(self, n_tokens: int) -> NDArray:
-        """Return the caps of the next batch, int64 of shape (n_features,)."""
+    def draw(self, n_tokens: int, smallest: int = 0) -> NDArray:
+        """Return the caps of the next batch, int64 of shape (n_features,).
+
+        None is below ``smallest``, if the budget allows for that.
+        """
         self._offset = (self._offset + _GOLDEN) % 1.0
-        return systematic_caps(self.density, n_tokens, self._offset, self.order)
+        density = self.density
+        if smallest:
+            density = fill_to(density, density.sum(), lower=smallest / n_tokens)
+        return systematic_caps(density, n_tokens, self._offset, self.order)
 
 
 def _pin_sum(parts: NDArray, total: int) -> NDArray:

@@ -37,7 +37,7 @@ class Demand:
     density : float64 Tensor of shape (n_features,)
         Matches per token, up to a factor that all features have in common.
     n_updates : int
-        Allocations seen.
+        Allocations seen in this fit, or in this call of partial_fit.
     """
 
     def __init__(self, tracker: FiringTracker):

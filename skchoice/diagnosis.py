@@ -88,6 +88,16 @@ def check_settings(
         )
 
 
+def check_parameters(state: TrainingState) -> None:
+    """Raise where parameters are no numbers any more."""
+    if not all(array.isfinite().all() for array in state.parameters.arrays()):
+        raise DivergenceError(
+            "Training has diverged: parameters have left the range of float32. Lower "
+            f"learning_rate, which has come to {state.history[-1]['learning_rate']:.3g}"
+            ", or rescale X."
+        )
+
+
 def check_convergence(state: TrainingState) -> None:
     """Raise where training has come to nothing at all."""
     fvu, rate = (state.history[-1][name] for name in ("fvu", "learning_rate"))

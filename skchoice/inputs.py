@@ -72,7 +72,9 @@ class Rows:
         else:
             kind = np.float64 if self.dtype == torch.float64 else np.float32
             rows = np.require(rows, kind, requirements=["C", "W"])
-            rows = torch.from_numpy(rows)
+            # Flat first: an axis of length one may have any stride, and torch takes
+            # no negative one.
+            rows = torch.from_numpy(rows.reshape(-1)).view(rows.shape)
         chunk = rows.to(self.device, self.dtype).contiguous()
         if not torch.isfinite(chunk.sum()):
             self._refuse_nonfinite(chunk, part)

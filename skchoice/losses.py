@@ -39,8 +39,8 @@ def reconstruction_loss(x: Tensor, error: Tensor, norm_limit: float) -> Reconstr
     Returns
     -------
     Reconstruction
-        With the loss ``sum w |e|^2 / sum w |x - mean|^2``, the mean weighted too; 0
-        where ``x`` is constant.
+        With the loss ``sum w |e|^2 / sum w |x - mean|^2``, the mean weighted too, and
+        zero for a single row; 0 where ``x`` is constant.
     """
     squares = torch.linalg.vector_norm(x, dim=1).square()
     weights = (norm_limit**2 / squares).clamp(max=1.0).pow(1.5)
@@ -57,6 +57,8 @@ def reconstruction_loss(x: Tensor, error: Tensor, norm_limit: float) -> Reconstr
 
 def _variance(x: Tensor, squares: Tensor, weights: Tensor) -> Tensor:
     total = weights @ squares
+    if len(x) == 1:  # a row alone has no mean to vary about but that of X
+        return total
     spread = total - (weights @ x).square().sum() / weights.sum()
     return torch.where(spread > _rounding(x) * total, spread, 0.0)
 

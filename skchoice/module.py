@@ -70,7 +70,11 @@ class SAEModule(nn.Module):
         residual = x - self.decoder_bias
         norms = None
         if self.relative:
-            norms = torch.linalg.vector_norm(residual, dim=-1, keepdim=True)
+            # The squares of rows of any usual scale stay in the range of the type.
+            largest = residual.detach().abs().amax(dim=-1, keepdim=True)
+            largest = largest.clamp(min=torch.finfo(residual.dtype).tiny)
+            norms = torch.linalg.vector_norm(residual / largest, dim=-1, keepdim=True)
+            norms = largest * norms
             residual = residual / torch.where(norms == 0, 1.0, norms)
         affinities = residual @ self.encoder.T + self.encoder_bias
         gate = affinities > self.thresholds

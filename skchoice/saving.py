@@ -174,6 +174,8 @@ def _check_standardisation(standardisation: Any, n_columns: int) -> None:
     _check_tensor("the centre of X", centre, (n_columns,), torch.float64)
     if type(scale) is not float or not 0 < scale < np.inf:
         raise ValueError(f"the scale of X is {scale!r}")
+    if type(standardisation.n_rows) is not int:
+        raise ValueError("the scale of X is not of a whole number of rows")
 
 
 def _check_tensor(name: str, array: Any, shape: tuple, dtype: torch.dtype) -> None:

@@ -39,6 +39,8 @@ _TILE_ROWS = 1024
 # Rows of more than this many times the median norm count less, the more the further.
 _NORM_LIMIT = 3.0
 _SMALLEST_SCALE = 1e-30
+# So many rows tell a centre and a scale as well as more do.
+_TELLING_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,26 @@ class Standardisation:
 
     centre: Tensor  # (d,) float64
     scale: float
+    n_rows: int = 0  # that it was found from
 
     def apply(self, x: Tensor) -> Tensor:
         """Return the float32 rows that are trained on."""
         return (x - self.centre.to(x.dtype)).mul_(1.0 / self.scale).float()
 
-    def far_from(self, other: Standardisation) -> bool:
-        """Whether the scales differ twofold, or the centres by more than the scale."""
+    def refutes(self, other: Standardisation) -> bool:
+        """Whether it shows that another is far off, and rests on rows enough to tell.
+
+        The scales differ twofold, or the centres by more than the scale.
+        """
+        if self.n_rows < min(other.n_rows, _TELLING_ROWS):
+            return False
         apart = (self.centre - other.centre).norm().item()
         low, high = sorted((self.scale, other.scale))
         return high > 2.0 * low or apart > low
 
     def to(self, device: torch.device) -> Standardisation:
         """Return the same on a device."""
-        return Standardisation(self.centre.to(device), self.scale)
+        return replace(self, centre=self.centre.to(device))
 
 
 @dataclass
@@ -355,4 +363,4 @@ def standardise(sample: Tensor) -> tuple[Standardisation, float]:
         )
     total = squares.sum().item()
     outlying = squares[~ordinary].sum().item() / total if total else 0.0
-    return Standardisation(centre, scale), outlying
+    return Standardisation(centre, scale, len(sample)), outlying

@@ -371,6 +371,13 @@ def test_min_cap_looks_at_the_rows_that_are_trained_on(mixture):
         sae.fit(mixture(5000))
 
 
+def test_min_cap_looks_at_the_batches_that_partial_fit_makes(X):
+    # Two batches of 50 rows, where 64 matches would fit into a batch of 64.
+    sae = feature_choice(n_features=64, k=1, min_cap=1, batch_size=64)
+    with pytest.raises(ValueError, match=r"min_cap=1.*50 matches"):
+        sae.partial_fit(X[:100])
+
+
 def test_min_cap_excludes_caps_under_it(X):
     caps = np.array([1.0, 1.0] + [0.0] * 6)
     with pytest.raises(ValueError, match="min_cap"):

@@ -323,6 +323,27 @@ def test_a_floor_of_one_match_holds_in_every_batch(
         assert caps.min() >= 1
 
 
+@quick
+@given(
+    n_features=st.integers(2, 200),
+    matches_each=st.integers(1, 9),
+    exponent=st.floats(0.0, 3.0),
+    seed=st.integers(0, 99),
+)
+def test_a_smallest_cap_asked_for_holds_in_a_batch_of_any_size(
+    n_features, matches_each, exponent, seed
+):
+    k = max(1, n_features // 5)
+    sampler = CapSampler(
+        zipf_density(n_features, k, exponent), np.random.default_rng(seed)
+    )
+    fewest = -(-matches_each * n_features // k)
+    for n_tokens in (fewest, 7 * fewest, fewest + 1):
+        caps = sampler.draw(n_tokens, matches_each)
+        assert caps.sum() == k * n_tokens
+        assert caps.min() >= matches_each and caps.max() <= n_tokens
+
+
 # -------------------------------------------------------------------------- the sampler
 
 

@@ -347,6 +347,12 @@ def test_history_of_a_long_fit_is_short(make, X):
     assert sae.history_[-1]["step"] == 240
 
 
+def test_single_rows_are_learned_from(make, X, X_new):
+    sae = make(batch_size=1, max_iter=1).fit(X)
+    assert sae.score(X_new) > 0.5
+    assert sae.history_[-1]["fvu"] > 0
+
+
 def test_training_lowers_the_loss(make, X):
     losses = [record["loss"] for record in make(max_iter=20).fit(X).history_]
     assert np.mean(losses[-6:]) < 0.5 * np.mean(losses[:6])
@@ -378,6 +384,20 @@ def test_caps(mixture):
     assert_allclose(fitted(caps=given).caps_, given, rtol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore::skchoice.exceptions.SAEWarning")
+def test_caps_sum_to_k_under_mutual_choice_too(mixture):
+    # Four rows 150 times each: a threshold has all of a kind, or none.
+    X = np.repeat(mixture(4), 150, axis=0)
+    tied = FeatureChoiceSAE(48, 7.6, mutual_fraction=1, random_state=0).fit(X)
+    assert tied.feature_density_.sum() == pytest.approx(7.5)
+    assert tied.caps_.sum() == pytest.approx(7.6)
+    # Of three rows, four and a half matches are four.
+    X = mixture(600)
+    few = FeatureChoiceSAE(48, 1.5, n_calibration=3, random_state=0).partial_fit(X)
+    assert few.feature_density_.sum() == pytest.approx(4 / 3)
+    assert few.caps_.sum() == pytest.approx(1.5)
+
+
 def test_caps_are_met_at_inference(mixture):
     sae = FeatureChoiceSAE(
         48, 4, batch_size=200, max_iter=20, random_state=0, n_calibration=1000
@@ -400,12 +420,8 @@ def test_a_feature_whose_cap_is_zero_never_fires(mixture):
     assert sae.transform(new)[:, 40:].nnz == 0
 
 
-@pytest.mark.parametrize("n_rows", [150, 600])
-def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
-    sae = FeatureChoiceSAE(
-        100, 4, min_cap=1, zipf_exponent=3.0, zipf_offset=0.0, max_iter=20,
-        batch_size=4096, random_state=0,
-    )  # fmt: skip
+def noting_caps(sae):
+    """Return the list to which the caps of each allocation in training are added."""
     drawn = []
     rule = sae._rule
 
@@ -416,6 +432,16 @@ def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
         return found
 
     sae._rule = noting
+    return drawn
+
+
+@pytest.mark.parametrize("n_rows", [150, 600])
+def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
+    sae = FeatureChoiceSAE(
+        100, 4, min_cap=1, zipf_exponent=3.0, zipf_offset=0.0, max_iter=20,
+        batch_size=4096, random_state=0,
+    )  # fmt: skip
+    drawn = noting_caps(sae)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SAEWarning)
         sae.fit(mixture(n_rows))
@@ -424,6 +450,24 @@ def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
     assert len(drawn) == 14 / n_together
     assert min(caps.min() for caps in drawn) >= 1
     assert all(caps.sum() == 4 * n_rows * n_together for caps in drawn)
+
+
+@pytest.mark.parametrize("n_rows", [1900, 1960])
+def test_min_cap_where_the_last_allocation_is_short(mixture, n_rows):
+    sae = FeatureChoiceSAE(
+        64, 4, min_cap=1, zipf_exponent=1.0, zipf_offset=0.0, max_iter=3,
+        batch_size=16, random_state=0,
+    )  # fmt: skip
+    drawn = noting_caps(sae)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAEWarning)
+        sae.fit(mixture(n_rows))
+    assert min(caps.min() for caps in drawn) >= 1
+    assert drawn[0].sum() == 4 * 128
+    # Sixteen rows have a match for each feature and no more, which is no measure: of
+    # 1960 rows, the caps are looked up last just there.
+    assert (drawn[-1] == 1).all()
+    assert sae.caps_.max() > 4 * np.median(sae.caps_)
 
 
 # ----------------------------------------------------------------------- held-out rows

@@ -103,6 +103,15 @@ IN_MEMORY = {
 
 
 @pytest.mark.parametrize(
+    "shape, axis", [((1, 12), 0), ((4097, 12), 0), ((9, 1), 1), ((1, 1), 0)]
+)
+def test_backwards_where_an_axis_or_a_chunk_of_it_has_length_one(shape, axis):
+    # numpy counts these as contiguous whatever their strides, and torch does not.
+    X = np.flip(np.random.default_rng(0).normal(size=shape), axis)
+    assert_array_equal(torch.cat(list(rows_of(X).chunks())), X)
+
+
+@pytest.mark.parametrize(
     "dtype, name", [(dtype, name) for dtype in IN_MEMORY for name in IN_MEMORY[dtype]]
 )
 def test_containers_in_memory(make, X, dtype, name, assert_same_fit):

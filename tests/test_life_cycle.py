@@ -8,13 +8,13 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, batches, diagnosis
-from skchoice.exceptions import SAEWarning
+from skchoice.exceptions import DivergenceError, SAEWarning
 
 few_rows = pytest.mark.filterwarnings(
     "ignore::skchoice.exceptions.FewRowsWarning",
@@ -528,3 +528,38 @@ def test_parameters_set_after_fit_do_not_change_inference(make, X):
 def test_partial_fit_on_fewer_rows_than_are_kept_to_calibrate_on(make, X):
     estimator = make(n_calibration=300).partial_fit(X[:200]).partial_fit(X[200:])
     assert np.isfinite(estimator.score(X))
+
+
+@pytest.mark.parametrize("settings", [{}, {"n_calibration": 1}], ids=str)
+@pytest.mark.filterwarnings("ignore::skchoice.exceptions.SAEWarning")
+def test_single_rows_do_not_upset_what_many_rows_taught(make, X, settings):
+    estimator = make(max_iter=20).fit(X)
+    learned = estimator.score(X)
+    estimator.set_params(**settings)
+    for row in range(4):
+        estimator.partial_fit(X[row : row + 1])
+    assert estimator.score(X) > learned - 0.1
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_no_parameters_out_of_range_are_published(
+    make, X, method, published, assert_same_fit
+):
+    # A single step: its error is of the parameters before it.
+    estimator = make(batch_size=600, max_iter=1, decay_fraction=0).partial_fit(X)
+    before = published(estimator)
+    estimator.set_params(learning_rate=3e38, warmup_fraction=0)
+    with pytest.raises(DivergenceError, match="Lower learning_rate"):
+        getattr(estimator, method)(X)
+    assert_same_fit(estimator, before)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_going_on_with_other_caps(X, method):
+    sae = FeatureChoiceSAE(
+        48, 4, batch_size=300, max_iter=2, warm_start=True, random_state=0
+    ).fit(X)
+    assert np.ptp(sae.caps_) > 0.01
+    # Fewer allocations than the ranks of the features are kept for.
+    getattr(sae.set_params(caps="uniform"), method)(X)
+    assert_allclose(sae.caps_, 4 / 48)

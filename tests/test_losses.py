@@ -70,7 +70,7 @@ def test_the_louder_a_token_the_less_it_counts():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("row", [[0.0, 0.0], [0.1, -0.3], [1e5 / 3, 0.7]])
-@pytest.mark.parametrize("n_tokens", [1, 7, 1000])
+@pytest.mark.parametrize("n_tokens", [2, 7, 1000])
 def test_constant_input_has_loss_zero_and_no_gradient(dtype, row, n_tokens):
     x = torch.tensor([row] * n_tokens, dtype=dtype)
     loss, gradient, squared_error, variance = reconstruction_loss(
@@ -79,6 +79,15 @@ def test_constant_input_has_loss_zero_and_no_gradient(dtype, row, n_tokens):
     assert loss == 0 and variance == 0
     assert (gradient == 0).all()
     assert squared_error > 0
+
+
+def test_a_single_token_varies_about_the_origin():
+    x, error = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 1.0]])
+    loss, gradient, _, variance = reconstruction_loss(x, error, 9.0)
+    assert (loss, variance) == (1 / 25, 25)
+    torch.testing.assert_close(gradient, torch.tensor([[0.0, 2 / 25]]))
+    zero = reconstruction_loss(torch.zeros(1, 2), error, 9.0)
+    assert zero.loss == zero.variance == 0 and (zero.gradient == 0).all()
 
 
 def test_a_token_at_the_origin_has_weight_one():

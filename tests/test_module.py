@@ -46,6 +46,15 @@ def test_double_precision_agrees_closely(fitted, X_new):
     assert_allclose(codes, fitted.transform(X_new).toarray(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("power", [-24, -20, 20, 24])
+def test_encode_is_transform_at_any_scale_that_is_learned(make, X, X_new, power):
+    scale = 10.0**power
+    sae = make().fit((scale * X).astype(np.float32))
+    x = (scale * X_new).astype(np.float32)
+    codes = sae.to_torch().encode(torch.tensor(x)).detach().numpy() / scale
+    assert_allclose(codes, sae.transform(x).toarray() / scale, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(12,), (1, 12), (3, 5, 12), (2, 3, 4, 12), (0, 12)])
 def test_any_leading_shape(module, x, shape):
     n_rows = int(np.prod(shape[:-1]))

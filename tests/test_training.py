@@ -596,4 +596,14 @@ def test_another_standardisation_keeps_the_codes_about_its_centre(relative, scal
 def test_standardisations_far_from_each_other(centre, scale, far):
     one = Standardisation(torch.zeros(3, dtype=torch.float64), 1.0)
     other = Standardisation(torch.full((3,), float(centre)).double(), scale)
-    assert one.far_from(other) is other.far_from(one) is far
+    assert one.refutes(other) is other.refutes(one) is far
+
+
+@pytest.mark.parametrize(
+    "n_rows, n_others, enough",
+    [(2, 2, True), (2, 3, False), (999, 5000, False), (1000, 5000, True)],
+)
+def test_few_rows_refute_no_standardisation_of_more(n_rows, n_others, enough):
+    one = Standardisation(torch.zeros(3, dtype=torch.float64), 1.0, n_rows)
+    other = Standardisation(torch.zeros(3, dtype=torch.float64), 9.0, n_others)
+    assert one.refutes(other) is enough

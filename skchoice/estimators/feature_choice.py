@@ -210,23 +210,28 @@ default="zipf"
     ) -> Rule:
         if self._begins_mutual(state, progress):
             return MutualChoice(self.k)
+        # The last allocation of a fit may be of fewer rows, which are no measure.
+        n_rows = max(n_tokens, self._rows_together(state, progress))
         if state.caps is None:
             measured = state.tracker.density().cpu().numpy()
             if measured.any():
                 state.zipf_fit = zipf_fit(measured)
-            profile = self._profile(measured, state.zipf_fit, n_tokens)
+            profile = self._profile(measured, state.zipf_fit, n_rows)
             state.begin_feature_choice(profile)
         elif state.demand is not None and state.demand.n_updates % _REFRESH == 0:
             wanted = state.demand.density.cpu().numpy()
-            profile = self._profile(wanted, state.zipf_fit, n_tokens)
+            profile = self._profile(wanted, state.zipf_fit, n_rows)
             state.caps.density = profile
         assert state.caps is not None
-        return FeatureChoice(torch.from_numpy(state.caps.draw(n_tokens)))
+        return FeatureChoice(torch.from_numpy(state.caps.draw(n_tokens, self.min_cap)))
 
     def _profile(
-        self, wanted: np.ndarray, fit: ZipfFit | None, n_tokens: int
+        self, wanted: np.ndarray, fit: ZipfFit | None, n_rows: int
     ) -> np.ndarray:
-        """Return the caps, as densities, for the densities that features want."""
+        """Return the caps, as densities, for the densities that features want.
+
+        Under ``min_cap=1`` each has a match in ``n_rows``.
+        """
         n_features, known = len(wanted), wanted.any()
         if not isinstance(self.caps, str):
             return np.asarray(self.caps, dtype=np.float64)
@@ -243,14 +248,17 @@ default="zipf"
             ranked = caps.zipf_density(n_features, self.k, exponent, offset)
             profile = caps.by_rank(ranked, wanted)
         if self.min_cap:
-            profile = caps.fill_to(profile, self.k, lower=1.0 / n_tokens)
+            profile = caps.fill_to(profile, self.k, lower=1.0 / n_rows)
         return profile
 
     def _calibrate(
         self, state: TrainingState, affinities: EncoderAffinities
     ) -> Calibration:
         if state.caps is None:
-            return calibrate_mutual(affinities, self.k, state.allocator.below(0.95))
+            found = calibrate_mutual(affinities, self.k, state.allocator.below(0.95))
+            # Measured densities miss k by what a sample rounds off, and by ties.
+            reachable = self.k * (1.0 - found.unfilled)
+            return found._replace(target=caps.fill_to(found.density, reachable))
         start = state.allocator.below(0.9)
         return calibrate_features(
             affinities, state.caps.density, start, state.caps.order
