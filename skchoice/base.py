@@ -172,10 +172,10 @@ class ChoiceSAE(FittedSAE):
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Train on the rows of X once, going on from earlier calls.
 
-        The learning rate is constant. A uniform sample of all rows seen so far is
-        kept: after each call the thresholds are calibrated on it, and where it shows
-        that the first calls were far from the centre and scale of the data, training
-        goes on with its own.
+        The learning rate is constant. A uniform sample of all rows that came this way
+        is kept (those of an earlier :meth:`fit` are not): after each call the
+        thresholds are calibrated on it, and where it shows that the first calls were
+        far from the centre and scale of the data, training goes on with its own.
 
         Parameters
         ----------
