@@ -59,7 +59,9 @@ def main() -> None:
 
     saes, codes, results = [], [], []
     for choice in (TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE):
-        sae = choice(args.n_features, args.k, random_state=0, verbose=1)
+        sae = choice(
+            args.n_features, args.k, max_iter=args.passes, random_state=0, verbose=1
+        )
         start = time.perf_counter()
         sae.fit(train)
         seconds = time.perf_counter() - start
@@ -93,6 +95,7 @@ def main() -> None:
         "layer": args.layer,
         "n_train": len(train),
         "n_held_out": len(held_out),
+        "n_passes": args.passes,
         "n_features": args.n_features,
         "k": args.k,
     }
@@ -110,6 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--model", default=PACKAGED, help="or a hub name, a folder, a .gguf file")
     add("--layer", type=int, default=15, help="block whose output is read, from 0")
     add("--tokens", type=int, default=36_000, help="rows to train on")
+    add("--passes", type=int, default=4, help="over these rows")
     add("--n-features", type=int, default=4096, help="size of the dictionary")
     add("--k", type=int, default=32, help="matches per token, on average")
     add("--out", type=Path, default=Path("quickstart_output"), help="folder to write")
