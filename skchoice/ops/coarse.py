@@ -5,7 +5,8 @@ float32 one. Rounding both operands moves an affinity by at most::
 
     |w . x - w~ . x~|  <=  |w - w~| |x| + |w~| |x - x~|
 
-(Cauchy-Schwarz), where both rounding errors are known, not guessed. The right side is a
+(Cauchy-Schwarz). The tokens' rounding errors are measured; those of the weights, which
+are many more, are bounded by their norms, at fewer passes. The right side is a
 product of vectors of length two: three more columns on each operand, with the bias, and
 the bfloat16 product itself is an upper bound of the affinity. A pair whose bound stays
 under its threshold cannot match; the affinities of the others are computed in float32,
@@ -21,6 +22,9 @@ from skchoice.ops import eager
 
 # Columns of bounds, and then of zeros: matrix units like a multiple of this.
 _MULTIPLE = 32
+# Rounding to bfloat16 moves a float by at most this share of it, or by next to nothing
+# where it is so small that it has fewer digits.
+_ROUNDING, _NOTHING = 2.0**-8, torch.finfo(torch.float32).tiny
 
 
 def supported(device: torch.device) -> bool:
@@ -41,7 +45,9 @@ class CoarseInputs:
         norms = torch.linalg.vector_norm(inputs, dim=1)
         # Sums of d products are rounded in float32, once here and once in the end.
         summing = 2.0 * inputs.shape[1] * torch.finfo(torch.float32).eps
-        self.operand, rounding = _operand(inputs)
+        self.operand = _operand(inputs)
+        error = self.operand[:, : inputs.shape[1]].float().sub_(inputs)
+        rounding = torch.linalg.vector_norm(error, dim=1)
         # Exactly one for the bias: more would enlarge a negative bias.
         self.operand[:, inputs.shape[1]] = 1.0
         columns = (norms, rounding + summing * norms)
@@ -64,9 +70,10 @@ def upper_bounds(
     -------
     out
     """
-    operand, rounding = _operand(weight)
-    size = torch.linalg.vector_norm(weight, dim=1) + rounding
-    _append(operand, weight.shape[1], (bias[:, 0], rounding, size))
+    operand = _operand(weight)
+    norms = torch.linalg.vector_norm(weight, dim=1)
+    rounding = norms * _ROUNDING + _NOTHING
+    _append(operand, weight.shape[1], (bias[:, 0], rounding, norms + rounding))
     return torch.mm(operand, inputs.operand.T, out=out)
 
 
@@ -102,15 +109,14 @@ def find_hits(
     return eager.reaching(threshold, rows, columns, values)
 
 
-def _operand(array: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the array in bfloat16 with room to append to, and each row's error."""
+def _operand(array: Tensor) -> Tensor:
+    """Return the array in bfloat16 with room to append to."""
     n_rows, width = array.shape
     padded = -(-(width + 3) // _MULTIPLE) * _MULTIPLE
     operand = torch.empty(n_rows, padded, dtype=torch.bfloat16)
     operand[:, width:] = 0
-    rounded = operand[:, :width].copy_(array)
-    error = rounded.float().sub_(array)
-    return operand, torch.linalg.vector_norm(error, dim=1)
+    operand[:, :width] = array
+    return operand
 
 
 def _append(operand: Tensor, width: int, columns: tuple[Tensor, ...]) -> None:
