@@ -105,7 +105,8 @@ class CodeStore:
     def __getitem__(self, rows: slice) -> sp.csr_matrix:
         """Return neighbouring rows as CSR, in memory."""
         if not isinstance(rows, slice) or rows.step not in (None, 1):
-            raise IndexError(
+            # No IndexError, which to an iteration would mean that there are no more.
+            raise TypeError(
                 f"codes are read by ranges of rows, codes[start:stop], got {rows!r}."
             )
         start, stop, _ = rows.indices(len(self))

@@ -60,8 +60,9 @@ def check_rows(n_rows: int, n_features: int, sample: Tensor, outlying: float) ->
         _warn(
             f"{outlying:.0%} of the variance of X lies in rows more than ten times "
             "further from the mean than the median row. They count less in training, "
-            "but still cost quality and rule the explained variance: drop them (in "
-            "language models, the first token of a sequence) or clip their norms.",
+            "but still cost quality and rule the explained variance: leave them out "
+            "(of a store: without_outliers(), --without-outliers; in language models, "
+            "the first token of a sequence) or clip their norms.",
             OutlierRowsWarning,
         )
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+import numpy as np
+
 from skchoice import strict_json
 from skchoice.exceptions import StoreError
 from skchoice.files import check_file
@@ -191,14 +193,27 @@ def configuration_hash(configuration: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_notes(name: str, notes: Mapping[str, Any]) -> None:
-    """Raise ValueError where a manifest with these notes could not be read."""
+def as_noted(name: str, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return notes as they will be read; raise where a manifest cannot hold them.
+
+    Tuples become lists, and numpy's numbers Python's.
+    """
+    try:
+        text = json.dumps({**notes}, indent=4, allow_nan=False, default=_number)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} cannot be written in JSON: {error}.") from error
     try:
         # The configuration and the last progress are read together.
-        room = strict_json.FREE_BYTES // 2
-        strict_json.check_room(json.dumps(notes, indent=4), room)
+        strict_json.check_room(text, strict_json.FREE_BYTES // 2)
     except ValueError as error:
         raise ValueError(f"{name} is too long for a manifest: {error}.") from error
+    return json.loads(text)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"it holds {value!r}, which is of no type that JSON has")
 
 
 def sealed(document: dict[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from skchoice.exceptions import StoreError
 from skchoice.files import PARTIAL, locked, write_atomically
-from skchoice.manifest import MANIFEST, Manifest, check_notes
+from skchoice.manifest import MANIFEST, Manifest, as_noted
 
 
 class ShardWriter:
@@ -41,9 +41,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, empty: Manifest):
         self.folder = folder
-        check_notes("configuration", empty.configuration)
-        # As it will be read: tuples become lists, for one.
-        empty.configuration = json.loads(json.dumps(empty.configuration))
+        empty.configuration = as_noted("configuration", empty.configuration)
         self.manifest, self._written = empty, b""
         self._make_folder()
         with locked(folder):
@@ -91,15 +89,15 @@ class ShardWriter:
         **more
             Noted with the shard, in JSON's types.
         """
-        check_notes("progress", progress)
+        noted = as_noted("progress", progress)
         with locked(self.folder):
-            self._append(arrays, n_rows, progress, more)
+            self._append(arrays, n_rows, noted, more)
 
     def _append(
         self,
         arrays: Mapping[str, NDArray],
         n_rows: int,
-        progress: Mapping[str, Any],
+        progress: dict[str, Any],
         more: Mapping[str, Any],
     ) -> None:
         self._check_unchanged()  # before another's files are written over
@@ -109,13 +107,11 @@ class ShardWriter:
                 name: _write_array(self.folder / f"{name}-{number:05d}.npy", array)
                 for name, array in arrays.items()
             }
-            noted = json.dumps({**progress})
+            noted = json.dumps(progress)
             shard = {"rows": n_rows, **more, "files": files, "progress": noted}
             shards = [*self.manifest.shards, shard]
             self._save(
-                replace(
-                    self.manifest, shards=shards, progress={**progress}, complete=False
-                )
+                replace(self.manifest, shards=shards, progress=progress, complete=False)
             )
         except OSError as error:
             raise OSError(
@@ -138,9 +134,9 @@ class ShardWriter:
 
     def finish(self, progress: Mapping[str, Any]) -> None:
         """Note that no more rows will come."""
-        check_notes("progress", progress)
+        noted = as_noted("progress", progress)
         with locked(self.folder):
-            self._save(replace(self.manifest, progress={**progress}, complete=True))
+            self._save(replace(self.manifest, progress=noted, complete=True))
 
     def _save(self, manifest: Manifest) -> None:
         """Write a manifest; it is that of the store once it is safe on disk."""

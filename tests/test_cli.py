@@ -201,6 +201,29 @@ def test_fit_encode_and_evaluate(store, X, tmp_path, capsys):
     assert "exists" in capsys.readouterr().err
 
 
+def test_outliers_are_left_out_where_they_are_warned_about(X, tmp_path, capsys):
+    loud, store = X.copy(), tmp_path / "loud"
+    loud[:6] *= 1000
+    StoreWriter(store, X.shape[1], dtype="float32").append(loud)
+    StoreWriter(tmp_path / "quiet", X.shape[1], dtype="float32").append(loud[6:])
+
+    def fit_and_evaluate(rows, name, *more):
+        sae = str(tmp_path / name)
+        common = ["--n-features", "32", "--k", "4", "--max-iter", "1", "--quiet"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            assert main(["fit", str(rows), "--out", sae, *common, *more]) == 0
+        err = capsys.readouterr().err
+        assert main(["evaluate", sae, str(rows), *more]) == 0
+        return err, json.loads(capsys.readouterr().out)
+
+    err, _ = fit_and_evaluate(store, "all")
+    assert "of the variance" in err and "--without-outliers" in err
+    err, results = fit_and_evaluate(store, "without", "--without-outliers")
+    assert "of the variance" not in err and results["n_rows"] == len(X) - 6
+    assert results == fit_and_evaluate(tmp_path / "quiet", "of quiet")[1]
+
+
 def test_evaluate_the_loss(folders, text, tmp_path, capsys):
     store, sae = fitted(folders, text, tmp_path)
     capsys.readouterr()

@@ -195,8 +195,14 @@ def test_a_full_disk_costs_the_last_shard_alone(sae, rows, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("wrong", [3, [1, 2], slice(0, 9, 2), slice(9, 0, -1)])
 def test_other_indices_are_refused(codes, wrong):
-    with pytest.raises(IndexError, match="ranges of rows"):
+    with pytest.raises(TypeError, match="ranges of rows"):
         codes[wrong]
+
+
+@pytest.mark.parametrize("read", [list, np.asarray])
+def test_codes_are_never_taken_for_an_empty_sequence(codes, read):
+    with pytest.raises(TypeError, match="ranges of rows"):
+        read(codes)
 
 
 def test_damage_is_found(sae, rows, tmp_path):

@@ -49,6 +49,14 @@ def test_apart_every_document_is_whole_and_begins_at_0(shared_gpt2, documents, l
         assert context.dropped == {"first": int(beginnings.sum()), "special": 0}
 
 
+@pytest.mark.parametrize("true", [True, 1, np.bool_(True)])
+def test_positions_are_dropped_whatever_is_true(shared_gpt2, true):
+    _, tokenizer = shared_gpt2
+    cutting = Cutting(4, False, drop_first=true, drop_special=true)
+    [context] = cutting.contexts(tokenizer, ["abc"])
+    assert context.keep.tolist() == [False, True, True]
+
+
 def test_apart_llama_begins_each_document_as_its_tokenizer_does(llama):
     _, tokenizer = llama
     [first, second] = cut(tokenizer, ["the cat", "a dog ran on mat"], 7)
@@ -139,6 +147,13 @@ def test_files_strings_and_mappings(tmp_path, gpt2):
     assert list(Texts([{"body": "x"}], field="body")) == ["x"]
     found = extract_activations(*gpt2, lines, layer=0)
     assert "".join(found.tokens) == "newo"
+
+
+@pytest.mark.parametrize("content", ["one\ntwo", '{"text": "one\\ntwo"}'])
+def test_a_byte_order_mark_is_no_text(tmp_path, content):
+    path = tmp_path / ("a.jsonl" if content.startswith("{") else "a.txt")
+    path.write_text(content, encoding="utf-8-sig")
+    assert list(Texts(path)) == ["one\ntwo"]
 
 
 def test_a_long_file_is_read_in_pieces_that_end_at_line_ends(tmp_path, monkeypatch):

@@ -231,6 +231,41 @@ def test_another_configuration_is_told(gpt2, llama, tmp_path, folders):
         run((other, gpt2[1]), tmp_path)
 
 
+def test_a_layer_is_added_and_complete_stores_stay(gpt2, tmp_path, monkeypatch):
+    def failing():
+        yield from TEXTS[:14]
+        raise OSError("the source is gone")
+
+    run(gpt2, tmp_path / "one", layers=[0])
+    run(gpt2, tmp_path / "both", layers=[0])
+    with pytest.raises(OSError, match="the source is gone"):
+        run(gpt2, tmp_path / "both", failing())
+    for name in ("layer0-attn_out", "layer0-resid_post"):
+        assert_same_tree(tmp_path / "one" / name, tmp_path / "both" / name)
+    assert len(ActivationStore(tmp_path / "both" / "layer2-attn_out")) > 0
+    run(gpt2, tmp_path / "both", iter(TEXTS))
+    run(gpt2, tmp_path / "at once")
+    assert_same_tree(tmp_path / "at once", tmp_path / "both")
+
+
+def test_a_layer_of_other_texts_is_told_and_harms_nothing(gpt2, tmp_path):
+    stores = run(gpt2, tmp_path, layers=[0])
+    rows = np.asarray(stores[0, "resid_post"])
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"of different texts"):
+            run(gpt2, tmp_path, ["another", *TEXTS[1:]], layers=[2, 0])
+    found = run(gpt2, tmp_path, layers=[0])[0, "resid_post"]
+    assert found.complete
+    assert_array_equal(np.asarray(found), rows)
+
+
+def test_numbers_of_numpy_are_numbers(gpt2, tmp_path):
+    two, rows = np.int64(2), np.int64(40)
+    arguments = {"batch_size": two, "max_tokens": rows, "drop_first": np.bool_(True)}
+    stores = run(gpt2, tmp_path, layers=np.array([1]), shard_rows=two, **arguments)
+    assert len(stores[1, "resid_post"]) == 40
+
+
 def test_where_the_model_lies_does_not_matter(gpt2, tmp_path):
     run(gpt2, tmp_path / "stores")
     moved = tmp_path / "elsewhere" / os.path.basename(gpt2[0].config._name_or_path)

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 import re
 import unicodedata
 from itertools import pairwise
@@ -243,6 +244,17 @@ def test_neighbours_are_those_of_the_dense_definition(tmp_path, monkeypatch, blo
     assert_allclose(
         np.take_along_axis(logits, suppressed.which, 1), suppressed.score, atol=1e-5
     )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+@pytest.mark.parametrize("n_rows", [1, 9000])
+def test_a_full_disk_is_told(tmp_path, n_rows):
+    spool = Spool(12, tmp_path)
+    spool._file.close()
+    spool._file = open("/dev/full", "w+b")  # noqa: SIM115
+    with pytest.raises(OSError, match="No space left"), spool:
+        spool.append(sp.csr_matrix(made_up_codes(n_rows, 12)))
+        spool.flush()
 
 
 # ------------------------------------------------------------------------------- text

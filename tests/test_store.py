@@ -739,6 +739,30 @@ def test_progress_that_cannot_be_written_costs_nothing(tmp_path):
     assert_same(ActivationStore(tmp_path), np.concatenate([VALUES, VALUES]))
 
 
+def test_notes_come_back_as_they_are_noted(tmp_path):
+    layer, dropped = np.int64(8), {"first": np.int32(3), "share": np.float32(0.5)}
+    writer = StoreWriter(tmp_path, 2, configuration={"layer": layer, "of": (1, 2)})
+    writer.append(np.ones((3, 2)), progress={"dropped": dropped})
+    store = ActivationStore(tmp_path)
+    assert store.configuration == {"layer": 8, "of": [1, 2]}
+    assert store.progress == {"dropped": {"first": 3, "share": 0.5}} == writer.progress
+    assert StoreWriter(tmp_path, 2, configuration=store.configuration).n_rows == 3
+
+
+@pytest.mark.parametrize(
+    "wrong", [float("nan"), float("inf"), {1, 2}, np.float32("nan")]
+)
+def test_notes_that_json_cannot_hold_are_named(tmp_path, wrong):
+    with pytest.raises(
+        (TypeError, ValueError), match="configuration cannot be written"
+    ):
+        StoreWriter(tmp_path / "new", 2, configuration={"scale": wrong})
+    assert not (tmp_path / "new").exists()
+    with pytest.raises((TypeError, ValueError), match="progress cannot be written"):
+        StoreWriter(tmp_path, 2).append(np.ones((3, 2)), progress={"scale": wrong})
+    assert len(ActivationStore(tmp_path)) == 0
+
+
 def test_only_shards_that_are_there_are_kept(tmp_path):
     writer = write(tmp_path, VALUES, LENGTHS)
     for wrong in (-1, 6, "x"):

@@ -23,7 +23,7 @@ def add_to(commands: Any) -> None:
         "measure explained variance, L0 and the next-token loss recovered",
     )
     shared.add_sae(add)
-    add("store", metavar="STORE", type=Path, help="held-out activations")
+    shared.add_rows(add, "held-out activations")
     add("--model", help="for the loss recovered: " + shared.MODEL_HELP)
     held_out = "held-out: " + shared.TEXT_HELP
     add("--text", metavar="FILE", type=Path, nargs="+", help=held_out)
@@ -44,10 +44,11 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("the loss recovered needs both, --model and --text.")
     sae, store = skchoice.load(options.sae), ActivationStore(options.store)
     loss = {"loss": _loss(options, sae, store.configuration)} if options.model else {}
-    codes = sae.transform(store)
+    rows = shared.rows(options, store)
+    codes = sae.transform(rows)
     results: dict[str, Any] = {
-        "n_rows": len(store),
-        "explained_variance": sae.score(store),
+        "n_rows": len(rows),
+        "explained_variance": sae.score(rows),
         "l0": metrics.l0(codes),
         "silent_features": int(metrics.dead_features(codes).sum()),
     }

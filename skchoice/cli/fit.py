@@ -30,7 +30,7 @@ def add_to(commands: Any) -> None:
             "With --checkpoints the same command goes on from the last one."
         ),
     )
-    add("store", metavar="STORE", type=Path, help="folder with a manifest.json")
+    shared.add_rows(add, "folder with a manifest.json")
     add("--out", type=Path, required=True, help="where the fitted model is saved")
     add(
         "--rule",
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
         verbose=not options.quiet,
     )
     _check_space(sae, store.shape[1], options.out.parent)
-    _save(sae.fit(store), options.out)
+    _save(sae.fit(shared.rows(options, store)), options.out)
     print(
         f"{options.out}: {type(sae).__name__}, {len(sae.components_):,} features, "
         f"{int(sae.dead_features_.sum()):,} of them dead; FVU of the last batches "

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skchoice.lazy import LazyArray
     from skchoice.lm import Texts
+    from skchoice.store import ActivationStore
 
 GOES_ON = "The shards written so far are safe; the same command goes on from there."
 MODEL_HELP = (
@@ -36,6 +38,21 @@ def command(
 def add_sae(add: Callable[..., Any]) -> None:
     """Add the fitted model."""
     add("sae", metavar="SAE", type=Path, help="as fit saved it")
+
+
+def add_rows(add: Callable[..., Any], text: str) -> None:
+    """Add the store, and which of its rows are left out."""
+    add("store", metavar="STORE", type=Path, help=text)
+    add(
+        "--without-outliers",
+        action="store_true",
+        help="leave out rows of more than ten times the median norm",
+    )
+
+
+def rows(options: argparse.Namespace, store: ActivationStore) -> LazyArray:
+    """Return the rows of the store that are not left out."""
+    return store.without_outliers() if options.without_outliers else store
 
 
 def add_dataset(add: Callable[..., Any]) -> None:

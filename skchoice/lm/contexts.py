@@ -149,7 +149,7 @@ class Cutting:
             yield finished(offset)
 
     def _context(self, tokens: NDArray, special: list[int], end: Cursor) -> Context:
-        first = (tokens["position"] == 0) & self.drop_first
+        first = (tokens["position"] == 0) & bool(self.drop_first)
         others = np.isin(tokens["token_id"], special) & ~first
         dropped = {"first": int(first.sum()), "special": int(others.sum())}
         return Context(tokens, ~first & ~others, dropped, end)

@@ -48,7 +48,8 @@ def store_activations(
     ``layer8-resid_post``; they hold the same tokens, row for row. Memory holds one
     document and one shard of each store, however long the texts are. A run that was
     broken off, even killed, goes on where it stopped when it is called again with the
-    same arguments, and ends with the same bytes.
+    same arguments, and ends with the same bytes. Stores that are complete are left as
+    they are, so that layers can be added later.
 
     Parameters
     ----------
@@ -156,12 +157,14 @@ def store_activations(
         )
         for site, width in zip(sites, _widths(model, sites), strict=True)
     }
-    if all(writer.complete for writer in writers.values()):
+    behind = {site: writer for site, writer in writers.items() if not writer.complete}
+    if behind:
+        run = _Run(model, behind, dtype, shard_rows)
+        run.go_on(tokenizer, texts, cutting, batch_size, max_tokens, verbose)
+    else:
         done = next(iter(writers.values()))
         _check_ended(tokenizer, texts, cutting, done, max_tokens)
-    else:
-        run = _Run(model, writers, dtype, shard_rows)
-        run.go_on(tokenizer, texts, cutting, batch_size, max_tokens, verbose)
+    _check_same_texts(writers)
     return {
         (site.layer, site.hook): ActivationStore(folder / site.name) for site in sites
     }
@@ -197,6 +200,17 @@ def _check_ended(
         )
 
 
+def _check_same_texts(writers: dict[Site, StoreWriter]) -> None:
+    """Raise StoreError unless all stores, which are complete, came to the same end."""
+    (first, done), *others = writers.items()
+    for site, writer in others:
+        if writer.progress != done.progress:
+            raise StoreError(
+                f"the stores {first.name} and {site.name} are complete, and of "
+                "different texts: extract them to different folders."
+            )
+
+
 class _Run:
     """One pass of the model, and the shard of each store that is being filled."""
 
@@ -213,7 +227,7 @@ class _Run:
         n_shards = min(writer.n_shards for writer in writers.values())
         for writer in writers.values():
             writer.keep(n_shards)
-        behind = next(writer for writer in writers.values() if not writer.complete)
+        behind = next(iter(writers.values()))
         progress = behind.progress
         self._cursor = Cursor(**progress.get("cursor", {}))
         self._dropped = progress.get("dropped", {"first": 0, "special": 0})

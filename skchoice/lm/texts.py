@@ -121,7 +121,7 @@ class Texts:
 
     def _file(self, path: Path) -> Iterator[str]:
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 lines = path.suffix in _JSON_LINES
                 for text in self._json_lines(file, path) if lines else _pieces(file):
                     yield text

@@ -62,8 +62,10 @@ class Spool:
             return
         by_feature = sp.vstack(self._held, format="csr").tocsc()
         place = self._file.seek(0, 2)
-        by_feature.indices.astype(np.int32, copy=False).tofile(self._file)
-        by_feature.data.astype(np.float32, copy=False).tofile(self._file)
+        # Not by tofile, which says nothing where the disk is full.
+        self._file.write(by_feature.indices.astype(np.int32, copy=False).data)
+        self._file.write(by_feature.data.astype(np.float32, copy=False).data)
+        self._file.flush()
         pointers = by_feature.indptr.astype(np.int64)
         n_rows = by_feature.shape[0]
         self._segments.append(_Segment(place, n_rows, pointers))
