@@ -63,9 +63,10 @@ def measure_speed(source: str | None, layer: int, repeats: int, n_texts: int) ->
     cutting = Cutting(CONTEXT_LENGTH, False, True, True)
     turns = []
     for repeat in range(-1, repeats):  # the first to warm up
-        first = max(repeat, 0) * n_texts % len(names)
+        first = max(repeat, 0) * n_texts
         n = n_texts if repeat >= 0 else 1
-        texts = [topics[name][:4000] for name in names[first : first + n]]
+        picked = (names[number % len(names)] for number in range(first, first + n))
+        texts = [topics[name][:4000] for name in picked]
         packed = list(batches(cutting.contexts(tokenizer, texts), BATCH_SIZE))
         ids = [torch.from_numpy(b.tokens["token_id"].astype(np.int64)) for b in packed]
         bare = np.zeros(2)
