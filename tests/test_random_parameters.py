@@ -14,7 +14,7 @@ from skchoice import (
     TokenChoiceSAE,
     training,
 )
-from skchoice.exceptions import SAEWarning
+from skchoice.exceptions import DivergenceError, SAEWarning
 
 SHARED = {
     "n_features": st.none() | st.integers(-1, 60),
@@ -150,6 +150,11 @@ def check(sae, X, monkeypatch):
         before = sae.get_params()
         try:
             sae.fit(X)
+        except DivergenceError:  # what cannot be known before
+            event("diverged")
+            assert sae.learning_rate == 1e5
+            assert vars(sae) == before
+            return
         except (ValueError, TypeError):
             event("refused")
             assert trained.steps == 0, "refused after training had begun"
