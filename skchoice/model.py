@@ -141,15 +141,23 @@ def encoder_input(x: Tensor, parameters: Parameters) -> Tokens:
     scaled = x - parameters.decoder_bias
     if not parameters.relative:
         return Tokens(scaled, None, None)
-    norms = torch.linalg.vector_norm(scaled, dim=1)
-    limit = torch.finfo(x.dtype).max ** 0.25
-    if ((norms < 1.0 / limit) | (norms > limit)).any():
-        # The squares have left the range of the type.
-        largest = scaled.abs().amax(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
-        norms = largest * torch.linalg.vector_norm(scaled / largest[:, None], dim=1)
+    norms = row_norms(scaled)
     zero = norms == 0
     scaled /= torch.where(zero, 1.0, norms)[:, None]
     return Tokens(scaled, norms, zero if zero.any() else None)
+
+
+def row_norms(rows: Tensor) -> Tensor:
+    """Return the norms along the last axis, also where squares leave the type's range.
+
+    Differentiable.
+    """
+    norms = torch.linalg.vector_norm(rows, dim=-1)
+    limit = torch.finfo(rows.dtype).max ** 0.25
+    if not ((norms < 1.0 / limit) | (norms > limit)).any():
+        return norms
+    largest = rows.detach().abs().amax(dim=-1).clamp(min=torch.finfo(rows.dtype).tiny)
+    return largest * torch.linalg.vector_norm(rows / largest[..., None], dim=-1)
 
 
 class EncoderAffinities:

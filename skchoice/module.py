@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skchoice.model import Parameters
+from skchoice.model import Parameters, row_norms
 
 __all__ = ["SAEModule"]
 
@@ -70,11 +70,7 @@ class SAEModule(nn.Module):
         residual = x - self.decoder_bias
         norms = None
         if self.relative:
-            # The squares of rows of any usual scale stay in the range of the type.
-            largest = residual.detach().abs().amax(dim=-1, keepdim=True)
-            largest = largest.clamp(min=torch.finfo(residual.dtype).tiny)
-            norms = torch.linalg.vector_norm(residual / largest, dim=-1, keepdim=True)
-            norms = largest * norms
+            norms = row_norms(residual)[..., None]
             residual = residual / torch.where(norms == 0, 1.0, norms)
         affinities = residual @ self.encoder.T + self.encoder_bias
         gate = affinities > self.thresholds

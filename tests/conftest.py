@@ -1,6 +1,8 @@
 """Small data, the estimators and their makers, shared by the tests."""
 
+import contextlib
 import importlib.util
+import resource
 
 import numpy as np
 import pytest
@@ -17,6 +19,22 @@ settings.load_profile("no-deadline")
 def one_thread():
     # A refit gives the same bits at one number of threads only.
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def no_file_over():
+    """Return a context in which files cannot grow over so many bytes: a full disk."""
+
+    @contextlib.contextmanager
+    def limited(n_bytes):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return limited
 
 
 def sparse_mixture(n_rows, n_columns=12, n_directions=24, n_active=3, seed=0):

@@ -1,7 +1,6 @@
 """A fit that was stopped ends with the same bits as one that was not."""
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -332,14 +331,12 @@ def test_a_checkpoint_that_does_not_fit_together_is_left_out(
 # --------------------------------------------------------------------- full disks
 
 
-def test_a_full_disk_does_not_stop_training(kept, make, X, assert_same_fit, tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.warns(CheckpointWarning, match="training goes on.*too large"):
-            sae = kept().fit(X)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def test_a_full_disk_does_not_stop_training(
+    kept, make, X, assert_same_fit, tmp_path, no_file_over
+):
+    told = pytest.warns(CheckpointWarning, match="training goes on.*too large")
+    with no_file_over(10_000), told:
+        sae = kept().fit(X)
     assert_same_fit(sae, make().fit(X))
     assert [path for path in tmp_path.rglob("*.tmp")] == []
 

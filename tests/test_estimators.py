@@ -420,8 +420,8 @@ def test_a_feature_whose_cap_is_zero_never_fires(mixture):
     assert sae.transform(new)[:, 40:].nnz == 0
 
 
-def noting_caps(sae):
-    """Return the list to which the caps of each allocation in training are added."""
+def caps_drawn(sae, X):
+    """Fit, and return the caps of each allocation under Feature Choice."""
     drawn = []
     rule = sae._rule
 
@@ -432,6 +432,9 @@ def noting_caps(sae):
         return found
 
     sae._rule = noting
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAEWarning)
+        sae.fit(X)
     return drawn
 
 
@@ -441,10 +444,7 @@ def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
         100, 4, min_cap=1, zipf_exponent=3.0, zipf_offset=0.0, max_iter=20,
         batch_size=4096, random_state=0,
     )  # fmt: skip
-    drawn = noting_caps(sae)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SAEWarning)
-        sae.fit(mixture(n_rows))
+    drawn = caps_drawn(sae, mixture(n_rows))
     # Eight matches for the average feature take 200 rows.
     n_together = 2 if n_rows == 150 else 1
     assert len(drawn) == 14 / n_together
@@ -458,10 +458,7 @@ def test_min_cap_where_the_last_allocation_is_short(mixture, n_rows):
         64, 4, min_cap=1, zipf_exponent=1.0, zipf_offset=0.0, max_iter=3,
         batch_size=16, random_state=0,
     )  # fmt: skip
-    drawn = noting_caps(sae)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SAEWarning)
-        sae.fit(mixture(n_rows))
+    drawn = caps_drawn(sae, mixture(n_rows))
     assert min(caps.min() for caps in drawn) >= 1
     assert drawn[0].sum() == 4 * 128
     # Sixteen rows have a match for each feature and no more, which is no measure: of

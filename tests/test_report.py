@@ -3,7 +3,6 @@
 import base64
 import gzip
 import json
-import os
 import re
 import unicodedata
 from itertools import pairwise
@@ -246,14 +245,15 @@ def test_neighbours_are_those_of_the_dense_definition(tmp_path, monkeypatch, blo
     )
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
 @pytest.mark.parametrize("n_rows", [1, 9000])
-def test_a_full_disk_is_told(tmp_path, n_rows):
-    spool = Spool(12, tmp_path)
-    spool._file.close()
-    spool._file = open("/dev/full", "w+b")  # noqa: SIM115
-    with pytest.raises(OSError, match="No space left"), spool:
-        spool.append(sp.csr_matrix(made_up_codes(n_rows, 12)))
+def test_a_full_disk_is_told(tmp_path, no_file_over, n_rows):
+    codes = sp.csr_matrix(made_up_codes(n_rows, 12))
+    with (
+        no_file_over(0),
+        pytest.raises(OSError, match="too large"),
+        Spool(12, tmp_path) as spool,
+    ):
+        spool.append(codes)
         spool.flush()
 
 

@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import resource
 import stat
 from pathlib import Path
 
@@ -274,18 +273,15 @@ def test_what_could_not_be_read_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_file(make, X, tmp_path, assert_same_fit):
+def test_a_full_disk_leaves_the_old_file(
+    make, X, tmp_path, assert_same_fit, no_file_over
+):
     path = tmp_path / "model"
     sae = make().fit(X)
     sae.save(path)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     larger = make(n_features=400, max_iter=1).fit(X)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="too large"):
-            larger.save(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with no_file_over(20_000), pytest.raises(OSError, match="too large"):
+        larger.save(path)
     assert list(tmp_path.iterdir()) == [path]
     assert_same_fit(skchoice.load(path), sae)
 
