@@ -205,7 +205,8 @@ def _settle(
         if not unsettled.any():
             break
         retried |= unsettled
-        room = ((here + 0.5) / (1.3 * caps + 2.0)).pow(1 / FALL).clamp(max=0.95)
+        # Five times too many candidates of a few groups cost less than a third look.
+        room = ((here + 0.5) / (5.0 * caps + 6.0)).pow(1 / FALL).clamp(max=0.95)
         lower = thresholds * room.to(thresholds.dtype) * next(factors)
         thresholds = torch.where(unsettled, lower, torch.inf)
         restriction = rule.restriction(unsettled.nonzero().view(-1))
@@ -259,7 +260,8 @@ def _screen(
         np.zeros((), torch.empty(0, dtype=affinities.dtype).numpy().dtype), 1
     ).item()
     limit = max(_OVERFLOW * int(caps.sum()), _MIN_OVERFLOW)
-    first = rule.first_look(n_features) if affinities.one_chunk else None
+    whole = affinities.one_chunk and not restriction
+    first = rule.first_look(n_features) if whole else None
     parts: list[_Found] = []
     n_seen = n_seen_at_raise = 0
     dropped = torch.zeros_like(caps)
@@ -268,7 +270,7 @@ def _screen(
         rows, columns, values = tile.hits(over)
         parts.append(_Found(tokens[columns], features[rows], values))
         n_seen += len(features)
-        raising = first is not None and not restriction and n_seen < n_features
+        raising = first is not None and n_seen < n_features
         if raising and n_seen >= 2 * n_seen_at_raise:
             n_seen_at_raise = n_seen
             found = _Found.joined(parts)
