@@ -80,8 +80,10 @@ class Manifest:
         """Read the manifest of a store of one kind."""
         path = folder / MANIFEST
         if not path.is_file():
+            inside = sorted(str(found.parent) for found in folder.glob(f"*/{MANIFEST}"))
+            there = f" Stores inside it: {', '.join(inside[:20])}." if inside else ""
             raise FileNotFoundError(
-                f"no store at {str(folder)!r}: expected a folder with {MANIFEST}."
+                f"no store at {str(folder)!r}: expected a folder with {MANIFEST}.{there}"
             )
         try:
             with open(path, "rb") as file:

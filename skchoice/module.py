@@ -66,7 +66,17 @@ class SAEModule(nn.Module):
         -------
         Tensor of shape (..., n_features)
             Dense, as ``transform`` has them.
+
+        Raises
+        ------
+        ValueError
+            If the last dimension of ``x`` is not d.
         """
+        if x.shape[-1:] != self.decoder_bias.shape:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, and this autoencoder is of rows of "
+                f"{len(self.decoder_bias)} columns: the last dimension must be that."
+            )
         residual = x - self.decoder_bias
         norms = None
         if self.relative:

@@ -164,6 +164,15 @@ def test_a_fit_takes_a_learning_rate_and_checkpoints(store, tmp_path, capsys):
     assert fitted.learning_rate == 0.002 and fitted.checkpoint_dir == str(kept)
     assert main([*fit, "--learning-rate", "-1", "--out", str(tmp_path / "b")]) == 1
     assert "'learning_rate'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*fit, "--learning-rate", "fast", "--out", str(tmp_path / "b")])
+    assert "must be a number or auto, got 'fast'" in capsys.readouterr().err
+
+
+def test_a_folder_of_stores_names_them(store, tmp_path, capsys):
+    fit = ["fit", str(store.parent), "--out", str(tmp_path / "sae")]
+    assert main(fit) == 1
+    assert f"Stores inside it: {store}" in capsys.readouterr().err
 
 
 def test_warnings_are_told_in_one_line(store, tmp_path, capsys):

@@ -70,6 +70,13 @@ def test_any_leading_shape(module, x, shape):
     assert module(rows.reshape(shape)).shape == shape
 
 
+def test_another_width_is_refused(module, x):
+    with pytest.raises(ValueError, match=r"shape \(90, 11\), .*12 columns"):
+        module.encode(x[:, 1:])
+    with pytest.raises(ValueError, match="12 columns"):
+        module(torch.tensor(1.0))
+
+
 def test_gradients_of_the_input(module, X_new):
     module = module.double()
     x = torch.tensor(X_new[:4], requires_grad=True)

@@ -58,7 +58,10 @@ def add_to(commands: Any) -> None:
 
 
 def _rate(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or auto, got {text!r}")
 
 
 def run(options: argparse.Namespace) -> None:

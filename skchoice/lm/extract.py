@@ -178,7 +178,7 @@ def check_any(n_rows: int) -> None:
         raise ValueError(
             "no token is left of the texts, of which position 0 and special tokens are "
             "dropped: give more text, or drop less (drop_first=False, "
-            "drop_special=False; --keep-first, --keep-special)."
+            "drop_special=False; of skchoice extract, --keep-first and --keep-special)."
         )
 
 
