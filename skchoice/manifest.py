@@ -81,9 +81,10 @@ class Manifest:
         path = folder / MANIFEST
         if not path.is_file():
             inside = sorted(str(found.parent) for found in folder.glob(f"*/{MANIFEST}"))
-            there = f" Stores inside it: {', '.join(inside[:20])}." if inside else ""
+            there = f" Stores in it: {', '.join(inside[:20])}." if inside else ""
             raise FileNotFoundError(
-                f"no store at {str(folder)!r}: expected a folder with {MANIFEST}.{there}"
+                f"no store at {str(folder)!r}: expected a folder with "
+                f"{MANIFEST}.{there}"
             )
         try:
             with open(path, "rb") as file:

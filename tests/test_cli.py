@@ -172,7 +172,7 @@ def test_a_fit_takes_a_learning_rate_and_checkpoints(store, tmp_path, capsys):
 def test_a_folder_of_stores_names_them(store, tmp_path, capsys):
     fit = ["fit", str(store.parent), "--out", str(tmp_path / "sae")]
     assert main(fit) == 1
-    assert f"Stores inside it: {store}" in capsys.readouterr().err
+    assert f"Stores in it: {store}" in capsys.readouterr().err
 
 
 def test_warnings_are_told_in_one_line(store, tmp_path, capsys):

@@ -60,8 +60,9 @@ def add_to(commands: Any) -> None:
 def _rate(text: str) -> float | str:
     try:
         return text if text == "auto" else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number or auto, got {text!r}")
+    except ValueError as error:
+        message = f"must be a number or auto, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def run(options: argparse.Namespace) -> None:
