@@ -70,8 +70,11 @@ class Rows:
         if isinstance(rows, Tensor):
             rows = rows.detach().to(self.device)
         else:
-            kind = np.float64 if self.dtype == torch.float64 else np.float32
-            rows = np.require(rows, kind, requirements=["C", "W"])
+            rows = np.asarray(rows)
+            if rows.dtype != np.float16:  # torch widens that several times faster
+                double = self.dtype == torch.float64
+                rows = rows.astype(np.float64 if double else np.float32, copy=False)
+            rows = np.require(rows, requirements=["C", "W"])
             # Flat first: an axis of length one may have any stride, and torch takes
             # no negative one.
             rows = torch.from_numpy(rows.reshape(-1)).view(rows.shape)

@@ -34,8 +34,9 @@ from skchoice.revival import AuxiliaryGradients, AuxiliaryOptions, revive
 from skchoice.rules import Rule
 from skchoice.warm import WarmAllocator
 
-# Rows of a weight tile: its gradient, moments and values stay near the cache.
-_TILE_ROWS = 1024
+# Of the gradient of one tile of a weight matrix. Smaller tiles stay nearer the cache,
+# and the many calls cost more than that gains.
+_TILE_BYTES = 1 << 23
 # Rows of more than this many times the median norm count less, the more the further.
 _NORM_LIMIT = 3.0
 _SMALLEST_SCALE = 1e-30
@@ -283,8 +284,9 @@ def _update(
         ).sum(1)
     optimizer.update(DECODER_BIAS, gradients.decoder_bias)
     optimizer.update(ENCODER_BIAS, gradients.encoder_bias)
-    n_features = parameters.n_features
-    height = _TILE_ROWS if parameters.encoder.device.type == "cpu" else n_features
+    n_features = height = parameters.n_features
+    if parameters.encoder.device.type == "cpu":
+        height = max(1, _TILE_BYTES // parameters.encoder[0].nbytes)
     for start in range(0, n_features, height):
         stop = min(start + height, n_features)
         encoder, decoder = gradients.weights(start, stop)
