@@ -21,6 +21,7 @@ from skchoice.exceptions import (
     ShortWindowWarning,
     UnfilledBudgetWarning,
 )
+from skchoice.model import all_finite
 from skchoice.training import TrainingState
 
 _UNFILLED = 0.01  # of the budget
@@ -91,7 +92,7 @@ def check_settings(
 
 def check_parameters(state: TrainingState) -> None:
     """Raise where parameters are no numbers any more."""
-    if not all(array.isfinite().all() for array in state.parameters.arrays()):
+    if not all(map(all_finite, state.parameters.arrays())):
         raise DivergenceError(
             "Training has diverged: parameters have left the range of float32. Lower "
             f"learning_rate, which has come to {state.history[-1]['learning_rate']:.3g}"

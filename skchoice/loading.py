@@ -6,13 +6,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 
 from skchoice import tensorfile, tree
 from skchoice.base import ChoiceSAE
 from skchoice.estimators import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
 from skchoice.exceptions import FileRefusedError
+from skchoice.model import all_finite
 from skchoice.saving import (
     CLASSES,
     FORMAT,
@@ -117,7 +117,7 @@ def _check_reservoir(reservoir: Any, n_columns: int) -> None:
     held = reservoir._held
     if held.ndim != 2 or held.shape[1] != n_columns or not held.is_floating_point():
         raise ValueError(f"the sample of rows has shape {tuple(held.shape)}")
-    if not torch.isfinite(held).all():
+    if not all_finite(held):
         raise ValueError("the sample of rows holds a number that is not finite")
 
 

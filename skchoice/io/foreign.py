@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skchoice import strict_json
 from skchoice.exceptions import FileRefusedError
+from skchoice.model import all_finite
 
 # What torch.load raises on bytes that make no sense.
 _OF_NONSENSE = (
@@ -149,6 +150,6 @@ def tensors(
                     f"{path}: {name} has shape {tuple(tensor.shape)}, which does not "
                     f"fit the sizes of the others, {sizes}."
                 )
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise FileRefusedError(f"{path}: {name} holds a number that is not finite.")
     return {name: found[name].detach().float() for name in shapes}
