@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--model", help="the packaged SmolLM2-135M if not given")
     parser.add_argument("--layer", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--texts", type=int, default=30, help="documents of each")
+    parser.add_argument("--texts", type=int, default=76, help="documents of each")
     parser.add_argument("--megabytes", type=float, nargs="*", default=[1, 4, 16])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
