@@ -15,6 +15,9 @@ one by one. So no match is lost.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +25,9 @@ from skchoice.ops import eager
 
 # Columns of bounds, and then of zeros: matrix units like a multiple of this.
 _MULTIPLE = 32
+# Of the inputs whose affinities are computed in float32 one after the other: near the
+# cache, or else to read them again and again takes longer than to multiply.
+_BLOCK_BYTES = 5 << 19
 # Rounding to bfloat16 moves a float by at most this share of it, or by next to nothing
 # where it is so small that it has fewer digits.
 _ROUNDING, _NOTHING = 2.0**-8, torch.finfo(torch.float32).tiny
@@ -95,16 +101,26 @@ def find_hits(
 
     Returns
     -------
-    rows, columns : int32 Tensors of shape (n_hits,), in row-major order
+    rows, columns : int32 Tensors of shape (n_hits,)
+        One block of columns after the other, in row-major order within each.
     values : float32 Tensor of shape (n_hits,)
     """
     # Rounding is monotonic, so the rounded threshold is as safe as the threshold. The
     # bits of nonnegative floats sort as integers, and negative floats are negative
     # integers: that is how numpy, which knows no bfloat16, compares them.
     lower = threshold.bfloat16().view(torch.int16).numpy()
-    reached = bounds.view(torch.int16).numpy() >= lower
-    rows, columns = eager.positions(torch.from_numpy(reached))
-    values = eager.pair_dots(weight, inputs.inputs, rows, columns)
+    bits = bounds.view(torch.int16).numpy()
+    lower = np.broadcast_to(lower, (len(lower), bits.shape[1]))
+    n_blocks = -(-inputs.inputs.nbytes // _BLOCK_BYTES)
+    edges = np.linspace(0, bits.shape[1], n_blocks + 1, dtype=int).tolist()
+    found = []
+    for start, stop in pairwise(edges):
+        reached = bits[:, start:stop] >= lower[:, start:stop]
+        rows, columns = eager.positions(torch.from_numpy(reached))
+        some = inputs.inputs[start:stop]
+        values = eager.pair_dots(weight, some, rows, columns)
+        found.append((rows, columns + start, values))
+    rows, columns, values = map(torch.cat, zip(*found, strict=True))
     values += bias[rows, 0]
     return eager.reaching(threshold, rows, columns, values)
 
