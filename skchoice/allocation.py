@@ -205,8 +205,8 @@ def _settle(
         if not unsettled.any():
             break
         retried |= unsettled
-        # Five times too many candidates of a few groups cost less than a third look.
-        room = ((here + 0.5) / (5.0 * caps + 6.0)).pow(1 / FALL).clamp(max=0.95)
+        wanted = rule.second_look * (caps + 1.0) + 1.0
+        room = ((here + 0.5) / wanted).pow(1 / FALL).clamp(max=0.95)
         lower = thresholds * room.to(thresholds.dtype) * next(factors)
         thresholds = torch.where(unsettled, lower, torch.inf)
         restriction = rule.restriction(unsettled.nonzero().view(-1))

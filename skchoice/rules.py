@@ -41,6 +41,9 @@ class Rule(ABC):
     """How pairs are grouped, and how many matches each group may have."""
 
     by_feature = False  # whether each group is of one feature
+    # Candidates that a second look at a group aims at, in caps: so many of a few groups
+    # cost less than a third look at all features.
+    second_look = 5.0
 
     @abstractmethod
     def caps(self, shape: tuple[int, int]) -> Tensor:
@@ -203,6 +206,7 @@ class FeatureChoice(Rule):
 
     feature_caps: Tensor  # (n_features,) int64
     by_feature = True
+    second_look = 1.3  # the tile is at hand: a third costs little
 
     def caps(self, shape: tuple[int, int]) -> Tensor:
         """Return the given caps."""
