@@ -228,7 +228,7 @@ class _Found(NamedTuple):
 
     def some(self, positions: Tensor) -> _Found:
         """Return those at some positions."""
-        return _Found(*(array[positions] for array in self))
+        return _Found(*(array.index_select(0, positions) for array in self))
 
     def ranked(self, rule: Rule, shape: tuple[int, int], n_groups: int) -> Ranked:
         """Return their order under a rule."""
@@ -268,7 +268,8 @@ def _screen(
     for tile, features, tokens in affinities.tiles(**restriction, first=first):
         over = rule.over_tile(thresholds.clamp(min=smallest), features, tokens)
         rows, columns, values = tile.hits(over)
-        parts.append(_Found(tokens[columns], features[rows], values))
+        pairs = tokens.index_select(0, columns), features.index_select(0, rows)
+        parts.append(_Found(*pairs, values))
         n_seen += len(features)
         raising = first is not None and n_seen < n_features
         if raising and n_seen >= 2 * n_seen_at_raise:

@@ -121,7 +121,7 @@ def find_hits(
         values = eager.pair_dots(weight, some, rows, columns)
         found.append((rows, columns + start, values))
     rows, columns, values = map(torch.cat, zip(*found, strict=True))
-    values += bias[rows, 0]
+    values += bias[:, 0].index_select(0, rows)
     return eager.reaching(threshold, rows, columns, values)
 
 

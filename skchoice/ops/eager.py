@@ -30,7 +30,7 @@ def find_hits(
         return rows, columns, tile[rows, columns]
     # Adding the bias to the hits alone saves a pass.
     rows, columns = positions(_reached(tile, lowered(threshold, bias)))
-    values = tile[rows, columns] + bias[rows, 0]
+    values = tile[rows, columns] + bias[:, 0].index_select(0, rows)
     return reaching(threshold, rows, columns, values)
 
 
@@ -57,12 +57,13 @@ def reaching(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return those of some entries that reach a threshold, which broadcasts."""
     if threshold.shape[0] > 1:
-        threshold = threshold[rows, 0]
+        threshold = threshold[:, 0].index_select(0, rows)
     elif threshold.shape[1] > 1:
-        threshold = threshold[0, columns]
+        threshold = threshold[0].index_select(0, columns)
     # Positions, not a mask: a mask is searched anew by each array it selects from.
     kept = (values >= threshold.view(-1)).nonzero().view(-1)
-    return rows[kept], columns[kept], values[kept]
+    rows, columns, values = (x.index_select(0, kept) for x in (rows, columns, values))
+    return rows, columns, values
 
 
 def lowered(threshold: Tensor, bias: Tensor) -> Tensor:
