@@ -571,9 +571,9 @@ def what_was_fitted(path):
     return {n: a.tobytes() for n, a in arrays.items()}, document["fitted"]
 
 
-def kill_and_resume(n_kills, tmp_path):
+def kill_and_resume(n_kills, tmp_path, seed):
     """Kill fits at random instants, and resume each in a process of its own."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     start = time.monotonic()
     checkpointed_fit.fit_and_save(tmp_path / "unhurt", tmp_path / "whole")
     length = time.monotonic() - start
@@ -595,9 +595,10 @@ def kill_and_resume(n_kills, tmp_path):
 
 
 def test_killed_at_a_random_instant(tmp_path):
-    kill_and_resume(1, tmp_path)
+    kill_and_resume(1, tmp_path, seed=0)
 
 
 @pytest.mark.soak
-def test_killed_two_hundred_times(tmp_path):
-    kill_and_resume(200, tmp_path)
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_killed_two_hundred_times(tmp_path, seed):
+    kill_and_resume(50, tmp_path, seed)
