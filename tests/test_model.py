@@ -211,6 +211,7 @@ def test_hits_are_what_reaches_the_threshold(relative, dtype, coarsely):
     with (
         mock.patch.object(model, "_TILE_BYTES", 20 * 32 * 4),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
+        mock.patch.object(coarse, "_BLOCK_BYTES", 7 * 9 * 4),
         mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
     ):
         for spread, reached in (
@@ -250,6 +251,7 @@ def test_allocation_streams_through_the_encoder(make, relative, dtype, coarsely)
     with (
         mock.patch.object(model, "_TILE_BYTES", 20 * 17 * 4),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
+        mock.patch.object(coarse, "_BLOCK_BYTES", 7 * 9 * 4),
         mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
     ):
         for start in (0.0, 0.8, 100.0):
