@@ -138,7 +138,8 @@ def _thresholds_at(matches: SparseCodes, ranks: NDArray, expected: NDArray) -> T
     device = matches.values.device
     number = torch.from_numpy(ranks).to(device)
     upper, lower = largest.value(number), largest.value(number + 1)
-    gate = upper - _BELOW * (upper - lower)
+    # Below it even where rounding has no number between the two.
+    gate = (upper - _BELOW * (upper - lower)).minimum(upper.nextafter(lower))
     first, second = (largest.value(torch.full_like(number, n)) for n in (1, 2))
     rare = torch.from_numpy(expected).to(device, gate.dtype).clamp(min=1e-6)
     beyond = first + 2.0 * (first - second) * (1.0 / rare - 1.0)

@@ -124,6 +124,15 @@ def test_ties_at_the_gate_are_left_out_and_not_let_in():
     assert calibration.density.item() == pytest.approx(1 / 7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gate_tells_numbers_apart_that_are_next_to_each_other(dtype):
+    steps = torch.arange(20, dtype=dtype) * torch.finfo(dtype).eps
+    matrix = (1.0 + steps)[:, None]
+    calibration = features(matrix, np.array([0.4]))
+    assert_calibration(calibration, matrix)
+    assert calibration.density.item() == pytest.approx(0.4, abs=1 / 20)
+
+
 @pytest.mark.parametrize("start", [0.0, 0.5, 3.0, 1e6])
 def test_where_the_search_starts_does_not_matter(start):
     matrix = columns(300, np.linspace(0.02, 0.9, 40))
