@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -409,6 +410,33 @@ def test_hostile_tokens_are_nowhere_in_the_source(fitted, X, tmp_path):
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', source)[1]
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy
     assert len(source) < 300_000  # ten thousand characters are not repeated
+
+
+def test_tokens_and_vocabulary_count_by_position(fitted, X, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    tokens, vocabulary = rng.integers(0, 99, len(X)).astype(str), list("abcdefg")
+    unembedding = rng.standard_normal((X.shape[1], 7))
+    shuffled = pandas.Series(tokens, rng.permutation(len(X)))
+    letters = pandas.Series(vocabulary, rng.permutation(7))
+    numbers = torch.from_numpy(tokens.astype(int))
+
+    def shown(tokens, vocabulary):
+        page = skchoice.report(
+            fitted,
+            X,
+            tokens=tokens,
+            vocabulary=vocabulary,
+            unembedding=unembedding,
+            path=tmp_path / "page.html",
+        )
+        return packed_in(page)
+
+    expected = shown(tokens.tolist(), vocabulary)
+    assert shown(shuffled, letters) == expected
+    assert shown(numbers, vocabulary) == expected
+    with pytest.raises(ValueError, match="index i, got a mapping"):
+        shown(tokens, {"a": 0})
 
 
 def test_without_tokens_rows_are_numbers(fitted, X, tmp_path):

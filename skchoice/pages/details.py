@@ -117,7 +117,7 @@ class Details:
         return ""
 
     def _output(self, ranked: Ranked, feature: int) -> list[tuple[str, float]]:
-        vocabulary = self._given.vocabulary or []
+        vocabulary: Any = self._given.vocabulary  # given wherever there is a ranking
         return [
             (self._text(vocabulary[index]), _short(value))
             for index, value in _pairs(ranked, feature)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,12 @@ def checked(
         Where lengths or shapes do not fit those of X.
     """
     n_rows, n_columns = shape
+    if isinstance(vocabulary, Mapping):
+        raise ValueError(
+            "vocabulary must have the text of token i at index i, got a mapping. Of a "
+            "tokenizer: vocabulary = sorted(ids := tokenizer.get_vocab(), key=ids.get)."
+        )
+    tokens, vocabulary = _by_position(tokens), _by_position(vocabulary)
     if unembedding is not None:
         unembedding = _array(unembedding)
         if vocabulary is None:
@@ -118,6 +124,13 @@ def _own_tokens(own: dict[str, Any], vocabulary: Sequence | None) -> Sequence | 
             f"{len(vocabulary)}."
         )
     return [vocabulary[number] for number in ids.tolist()]
+
+
+def _by_position(values: Any) -> Any:
+    """Return values that an index counts through, whatever labels they have."""
+    if hasattr(values, "iloc"):  # pandas looks an integer up among its labels
+        return values.to_numpy()
+    return values.tolist() if hasattr(values, "detach") else values
 
 
 def _array(values: Any) -> NDArray:
