@@ -60,12 +60,12 @@ class SAEModule(nn.Module):
         Parameters
         ----------
         x : Tensor of shape (..., d)
-            Rows, in the units of X.
+            Rows, in the units of X; of any float type.
 
         Returns
         -------
         Tensor of shape (..., n_features)
-            Dense, as ``transform`` has them.
+            Dense, as ``transform`` has them, in the type of the parameters.
 
         Raises
         ------
@@ -77,7 +77,7 @@ class SAEModule(nn.Module):
                 f"x has shape {tuple(x.shape)}, and this autoencoder is of rows of "
                 f"{len(self.decoder_bias)} columns: the last dimension must be that."
             )
-        residual = x - self.decoder_bias
+        residual = x.to(self.decoder_bias.dtype) - self.decoder_bias
         norms = None
         if self.relative:
             norms = row_norms(residual)[..., None]
@@ -107,7 +107,7 @@ class SAEModule(nn.Module):
         Tensor of shape (..., d)
             Rows, in the units of X.
         """
-        return codes @ self.decoder + self.decoder_bias
+        return codes.to(self.decoder.dtype) @ self.decoder + self.decoder_bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstruction of some rows.

@@ -70,6 +70,15 @@ def test_any_leading_shape(module, x, shape):
     assert module(rows.reshape(shape)).shape == shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_rows_of_any_float_type(module, x, dtype):
+    given = x[:9].to(dtype)
+    assert torch.equal(module.encode(given), module.encode(given.float()))
+    assert torch.equal(module(given), module(given.float()))
+    codes = module.encode(given)
+    assert torch.equal(module.decode(codes.double()), module.decode(codes))
+
+
 def test_another_width_is_refused(module, x):
     with pytest.raises(ValueError, match=r"shape \(90, 11\), .*12 columns"):
         module.encode(x[:, 1:])
