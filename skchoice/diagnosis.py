@@ -103,7 +103,10 @@ def check_parameters(state: TrainingState) -> None:
 def check_convergence(state: TrainingState) -> None:
     """Raise where training has come to nothing at all."""
     fvu, rate = (state.history[-1][name] for name in ("fvu", "learning_rate"))
-    if not fvu < _HOPELESS:
+    # Random directions begin by adding up to half as many times a row as there are
+    # features to a column, and a short fit may end there.
+    n_features, n_columns = state.parameters.encoder.shape
+    if not fvu < max(_HOPELESS, (n_features / n_columns) ** 2):
         raise DivergenceError(
             f"Training has diverged: it ended with {fvu:.3g} times the variance of X "
             f"as its error. Lower learning_rate, which has come to {rate:.3g}."

@@ -717,6 +717,15 @@ def test_hopeless_divergence_is_an_error(
     assert_same_fit(sae, before)
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_short_fit_in_one_dimension_has_not_diverged(seed):
+    X = np.random.default_rng(seed).standard_normal((64, 1)) ** 3
+    sae = MutualChoiceSAE(k=19, batch_size=64, max_iter=2, random_state=0)
+    with pytest.warns(DivergenceWarning):
+        sae.fit(X)
+    assert 500 < sae.history_[-1]["fvu"] < len(sae.components_) ** 2
+
+
 def test_a_feature_with_a_cap_of_zero_never_fires(mixture):
     X = mixture(2000)
     caps = np.r_[np.full(40, 0.1), np.zeros(8)]
