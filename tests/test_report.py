@@ -8,6 +8,7 @@ import unicodedata
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -413,12 +414,11 @@ def test_hostile_tokens_are_nowhere_in_the_source(fitted, X, tmp_path):
 
 
 def test_tokens_and_vocabulary_count_by_position(fitted, X, tmp_path):
-    pandas = pytest.importorskip("pandas")
     rng = np.random.default_rng(0)
     tokens, vocabulary = rng.integers(0, 99, len(X)).astype(str), list("abcdefg")
     unembedding = rng.standard_normal((X.shape[1], 7))
-    shuffled = pandas.Series(tokens, rng.permutation(len(X)))
-    letters = pandas.Series(vocabulary, rng.permutation(7))
+    shuffled = pd.Series(tokens, rng.permutation(len(X)))
+    letters = pd.Series(vocabulary, rng.permutation(7))
     numbers = torch.from_numpy(tokens.astype(int))
 
     def shown(tokens, vocabulary):
