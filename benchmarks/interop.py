@@ -6,7 +6,9 @@ Needs both packages in the environment it runs in; see the Makefile. Models are 
 on activations, exported, opened by the packages, and made to encode held-out rows; then
 the packages write what they have read, and that is imported. Codes must be nonzero in
 the same places, but for features within 1e-5 of their gate (the threshold, or the last
-of the k), and equal to 1e-5, both relative to the largest code of the row.
+of the k), and equal to 1e-5, both relative to the largest code of the row. Where that
+code is itself what two long sums leave of each other, float32's rounding of a sum as
+long as the row is the least that is told apart.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import results_file
 import torch
+from activations import activations
 from dictionary_learning.utils import load_dictionary
 from sae_lens import SAE
 
@@ -38,7 +41,8 @@ def compare(name: str, sae, X: np.ndarray, theirs: torch.Tensor) -> dict:
     different = (ours > 0) != (theirs > 0)
     # What only one side has must be near the gate: its threshold, or the last of k.
     codes = np.maximum(ours, theirs)
-    size = np.maximum(codes.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    rounding = np.finfo(np.float32).eps * np.linalg.norm(X, axis=1, keepdims=True)
+    size = np.maximum(codes.max(axis=1, keepdims=True), rounding / TOLERANCE)
     gate = sae.thresholds_[None, :]
     if isinstance(sae, skchoice.TokenChoiceSAE):
         gate = np.sort(codes, axis=1)[:, [-sae.k]]
@@ -86,18 +90,13 @@ def trips(sae, name: str, X: np.ndarray, folder: Path):
 def main() -> None:
     """Fit, export, open, encode, import."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--activations", help=".npz with an array 'activations'")
+    parser.add_argument("--activations", type=Path, help=".npy, .npz or store")
     parser.add_argument("--features", type=int, default=4096)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.activations:
-        X = np.load(options.activations)["activations"].astype(np.float32)
-    else:
-        rng = np.random.default_rng(0)
-        X = (rng.exponential(size=(30_000, 40)) ** 3) @ rng.normal(size=(40, 128)) + 1
-        X = X.astype(np.float32)
+    X = activations(options.activations, 30_000, 128)
     order = np.random.default_rng(0).permutation(len(X))
     held, train = X[order[: options.rows]], X[order[options.rows :]]
     results = []
@@ -112,7 +111,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             results += trips(sae, estimator.__name__, held, Path(folder))
     packages = {name: version(name) for name in ("sae-lens", "dictionary-learning")}
-    results_file.write(options.out, {"packages": packages, "results": results})
+    rows = "given" if options.activations else "made up"
+    results_file.write(
+        options.out,
+        {"packages": packages, "activations": rows, "results": results},
+    )
     sys.exit(0 if all(result["ok"] for result in results) else 1)
 
 
