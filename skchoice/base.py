@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +22,7 @@ from skchoice.fitted import FittedSAE
 from skchoice.identity import identity_of
 from skchoice.inference import token_chunks
 from skchoice.inputs import Rows
-from skchoice.model import EncoderAffinities, Tokens
+from skchoice.model import EncoderAffinities, Parameters, Tokens
 from skchoice.reservoir import Reservoir
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
@@ -61,9 +62,12 @@ class ChoiceSAE(FittedSAE):
         return 1
 
     def _calibrate(
-        self, state: TrainingState, affinities: EncoderAffinities
+        self, state: TrainingState, affinities: EncoderAffinities, unit: float
     ) -> Calibration:
-        """Find the thresholds on a sample."""
+        """Find the thresholds on a sample, whose affinities are of the published model.
+
+        They are ``unit`` times those of training.
+        """
         raise NotImplementedError
 
     def _publish_rule(self, state: TrainingState, calibration: Calibration) -> None:
@@ -307,23 +311,26 @@ class ChoiceSAE(FittedSAE):
         """Calibrate on a sample, and only then set the fitted attributes."""
         diagnosis.check_parameters(state)
         standardisation = state.standardisation
-
-        affinities = _affinities(state, sample)
-        calibration = self._calibrate(state, affinities)
-        diagnosis.check_fit(state, calibration)
-
-        unit = 1.0 if state.parameters.relative else standardisation.scale
+        relative = state.parameters.relative
+        unit = 1.0 if relative else standardisation.scale
         centre = standardisation.centre
         encoder, encoder_bias, decoder, decoder_bias = state.parameters.arrays()
+        encoder_bias = encoder_bias * unit
         decoder_bias = centre + standardisation.scale * decoder_bias.double()
         decoder_bias = decoder_bias.to(sample.dtype)
+
+        published = Parameters(encoder, encoder_bias, decoder, decoder_bias, relative)
+        affinities = _affinities(published, sample)
+        calibration = self._calibrate(state, affinities, unit)
+        diagnosis.check_fit(state, calibration)
+
         if keep_state:  # the state goes on changing, what is published must not
             encoder, decoder = encoder.clone(), decoder.clone()
         self.components_ = _to_numpy(decoder)
         self.encoder_weights_ = _to_numpy(encoder)
-        self.encoder_bias_ = _to_numpy(encoder_bias * unit)
+        self.encoder_bias_ = _to_numpy(encoder_bias)
         self.decoder_bias_ = _to_numpy(decoder_bias)
-        self.thresholds_ = _to_numpy(calibration.thresholds * unit)
+        self.thresholds_ = _to_numpy(calibration.thresholds)
         self.feature_density_ = calibration.density
         self.dead_features_ = _to_numpy(state.tracker.dead())
         self.history_ = list(state.history)
@@ -346,19 +353,20 @@ class ChoiceSAE(FittedSAE):
         return state
 
 
-def _affinities(state: TrainingState, sample: Sample) -> EncoderAffinities:
-    """Return the affinities of a sample."""
+def _affinities(published: Parameters, sample: Sample) -> EncoderAffinities:
+    """Return the affinities of a sample, as encoding finds them, in float32."""
+    centred = replace(
+        published, decoder_bias=torch.zeros_like(published.decoder_bias).float()
+    )
 
     def chunks() -> Iterable[Tokens]:
-        rows = map(state.standardisation.apply, sample.read())
-        return token_chunks(rows, state.parameters)
+        rows = ((chunk - published.decoder_bias).float() for chunk in sample.read())
+        return token_chunks(rows, centred)
 
     first = next(iter(chunks()))
     # Of one chunk, a tile holds all tokens: its features are settled while it is there.
     alone = len(first.scaled) == sample.n_rows
-    return EncoderAffinities(
-        state.parameters, first if alone else chunks, sample.n_rows
-    )
+    return EncoderAffinities(centred, first if alone else chunks, sample.n_rows)
 
 
 def _to_numpy(array: Tensor) -> NDArray:

@@ -99,6 +99,8 @@ def calibrate_features(
         rare = expected < 1
         # The order statistics: n rows leave n + 1 gaps.
         ranks = systematic_caps(np.where(rare, 0.0, target), n_rows + 1, order=order)
+        # Within one match of the target on the sample itself, too.
+        ranks = np.minimum(ranks, np.floor(target * n_rows).astype(ranks.dtype) + 1)
         ranks = ranks.clip(max=n_rows)
         rule = FeatureChoice(torch.from_numpy(np.minimum(ranks + 2, n_rows)))
         seen = allocate(affinities, rule, start)

@@ -166,8 +166,8 @@ def train(
     rule_for : callable
         ``rule_for(state, step, n_tokens)`` gives the allocation rule of a step.
     n_together : callable
-        ``n_together(state, step)`` batches from this step on get their matches
-        together; then a step is taken on each.
+        ``n_together(state, step)`` batches at most from this step on get their matches
+        together, as many each time; then a step is taken on each.
     learning_rate : callable
         ``learning_rate(step)``, step counted from 0.
     auxiliary : AuxiliaryOptions
@@ -184,7 +184,9 @@ def train(
     tally = tally or Tally()
     step = first_step
     while step < n_steps:
-        n_now = min(n_together(state, step), n_steps - step)
+        # In equal shares: a last one of few rows would leave features without a match.
+        n_left = n_steps - step
+        n_now = math.ceil(n_left / math.ceil(n_left / n_together(state, step)))
         parts = [state.standardisation.apply(next(batches)) for _ in range(n_now)]
         rates = [learning_rate(step + part) for part in range(n_now)]
         rule = rule_for(state, step, sum(map(len, parts)))

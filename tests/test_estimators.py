@@ -302,9 +302,11 @@ def test_feature_density_is_that_of_the_calibration_rows(make, X):
     # With nothing set aside, those are the training rows.
     for importance in ("relative", "absolute"):
         sae = make(n_calibration=0, importance=importance, max_iter=10).fit(X)
-        fires = (sae.transform(X).toarray() > 0).mean(axis=0)
-        assert_allclose(sae.feature_density_, fires, atol=1.5 / len(X))
+        fires = sae.transform(X).getnnz(axis=0)
+        assert_allclose(sae.feature_density_ * len(X), fires)
         assert sae.feature_density_.sum() == pytest.approx(4, rel=0.03)
+        if isinstance(sae, FeatureChoiceSAE):
+            assert np.abs(fires - sae.caps_ * len(X)).max() < 1 + 1e-9
 
 
 def test_dead_features_are_those_silent_for_a_window(make, X, monkeypatch):
@@ -453,17 +455,32 @@ def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
 
 
 @pytest.mark.parametrize("n_rows", [1900, 1960])
-def test_min_cap_where_the_last_allocation_is_short(mixture, n_rows):
+def test_allocations_are_of_equal_shares(mixture, n_rows):
     sae = FeatureChoiceSAE(
         64, 4, min_cap=1, zipf_exponent=1.0, zipf_offset=0.0, max_iter=3,
         batch_size=16, random_state=0,
     )  # fmt: skip
     drawn = caps_drawn(sae, mixture(n_rows))
     assert min(caps.min() for caps in drawn) >= 1
-    assert drawn[0].sum() == 4 * 128
-    # Sixteen rows have a match for each feature and no more, which is no measure: of
-    # 1960 rows, the caps are looked up last just there.
-    assert (drawn[-1] == 1).all()
+    budgets = [caps.sum() for caps in drawn]
+    # Of at most 128 rows, and a pass may end on a batch of fewer rows than sixteen.
+    assert 4 * 80 < min(budgets) <= max(budgets) <= 4 * 128
+    assert max(budgets) - min(budgets) < 4 * 32
+    # What all have at least leaves the caps their profile.
+    assert sae.caps_.max() > 4 * np.median(sae.caps_)
+
+
+def test_min_cap_where_an_allocation_is_of_few_rows(mixture):
+    # Sixteen rows have a match for each feature and no more, which is no measure.
+    sae = FeatureChoiceSAE(
+        64, 4, min_cap=1, zipf_exponent=1.0, zipf_offset=0.0, batch_size=16,
+        random_state=0,
+    )  # fmt: skip
+    X = mixture(1920)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAEWarning)
+        for start in range(0, len(X), 16):
+            sae.partial_fit(X[start : start + 16])
     assert sae.caps_.max() > 4 * np.median(sae.caps_)
 
 

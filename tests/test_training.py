@@ -413,13 +413,13 @@ def test_batches_are_allocated_together_as_asked():
         2,
         after_step=lambda step, tally: steps.append(step),
     )
-    # Three of the last four, and then what is left.
-    assert asked == [(0, 5), (1, 9), (2, 12), (5, 7)]
-    assert steps == [1, 2, 5, 6]
-    assert [record["step"] for record in state.history] == [2, 5, 6]
+    # At most three of the last four, in equal shares.
+    assert asked == [(0, 5), (1, 9), (2, 6), (4, 13)]
+    assert steps == [1, 2, 4, 6]
+    assert [record["step"] for record in state.history] == [2, 4, 6]
     assert [record["learning_rate"] for record in state.history] == [
         0.1 / 2,
-        0.1 / 5,
+        0.1 / 4,
         0.1 / 6,
     ]
 

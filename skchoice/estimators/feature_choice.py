@@ -210,7 +210,7 @@ default="zipf"
     ) -> Rule:
         if self._begins_mutual(state, progress):
             return MutualChoice(self.k)
-        # The last allocation of a fit may be of fewer rows, which are no measure.
+        # A chunk of partial_fit may be of few rows, which are no measure.
         n_rows = max(n_tokens, self._rows_together(state, progress))
         if state.caps is None:
             measured = state.tracker.density().cpu().numpy()
@@ -252,14 +252,15 @@ default="zipf"
         return profile
 
     def _calibrate(
-        self, state: TrainingState, affinities: EncoderAffinities
+        self, state: TrainingState, affinities: EncoderAffinities, unit: float
     ) -> Calibration:
         if state.caps is None:
-            found = calibrate_mutual(affinities, self.k, state.allocator.below(0.95))
+            start = unit * state.allocator.below(0.95)
+            found = calibrate_mutual(affinities, self.k, start)
             # Measured densities miss k by what a sample rounds off, and by ties.
             reachable = self.k * (1.0 - found.unfilled)
             return found._replace(target=caps.fill_to(found.density, reachable))
-        start = state.allocator.below(0.9)
+        start = unit * state.allocator.below(0.9)
         return calibrate_features(
             affinities, state.caps.density, start, state.caps.order
         )

@@ -52,9 +52,10 @@ class MutualChoiceSAE(ChoiceSAE):
         return MutualChoice(self.k)
 
     def _calibrate(
-        self, state: TrainingState, affinities: EncoderAffinities
+        self, state: TrainingState, affinities: EncoderAffinities, unit: float
     ) -> Calibration:
-        return calibrate_mutual(affinities, self.k, state.allocator.below(0.95))
+        start = unit * state.allocator.below(0.95)
+        return calibrate_mutual(affinities, self.k, start)
 
     def _allocation_rule(self, n_rows: int) -> Rule:
         return MutualChoice(self._k)

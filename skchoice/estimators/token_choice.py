@@ -109,9 +109,9 @@ class TokenChoiceSAE(ChoiceSAE):
         return TokenChoice(self.k)
 
     def _calibrate(
-        self, state: TrainingState, affinities: EncoderAffinities
+        self, state: TrainingState, affinities: EncoderAffinities, unit: float
     ) -> Calibration:
-        encode = TopKEncoder(state.parameters, self.k)
+        encode = TopKEncoder(affinities.parameters, self.k)
         counts = np.zeros(affinities.shape[1])
         for tokens in affinities.chunks():
             counts += encode.matches(tokens).counts().cpu().numpy()
