@@ -322,7 +322,7 @@ class ChoiceSAE(FittedSAE):
         published = Parameters(encoder, encoder_bias, decoder, decoder_bias, relative)
         affinities = _affinities(published, sample)
         calibration = self._calibrate(state, affinities, unit)
-        diagnosis.check_fit(state, calibration)
+        diagnosis.check_fit(state, calibration, self.k)
 
         if keep_state:  # the state goes on changing, what is published must not
             encoder, decoder = encoder.clone(), decoder.clone()

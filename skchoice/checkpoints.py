@@ -71,6 +71,10 @@ class Checkpoints:
 
     def __enter__(self) -> Self:
         if self._parent is not None:
+            if self._parent.is_file():
+                raise ValueError(
+                    f"checkpoint_dir={str(self._parent)!r} is a file: give a folder."
+                )
             self._parent.mkdir(parents=True, exist_ok=True)
             self._folder, self._lock = self._lock_folder(self._parent)
             for left_over in self._folder.glob(".*.tmp"):

@@ -5,23 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from skchoice.arguments import check_integer
 from skchoice.exceptions import StoreError
+from skchoice.fitted import FittedSAE, check_autoencoder
 from skchoice.manifest import Manifest
 from skchoice.sharded import ShardedArray
 from skchoice.shards import ShardWriter
-
-if TYPE_CHECKING:
-    from skchoice.fitted import FittedSAE
 
 __all__ = ["CodeStore", "encode_store"]
 
@@ -218,8 +216,12 @@ def encode_store(
     ...     bool((CodeStore(folder)[:] != sae.transform(X)).nnz)
     False
     """
-    check_is_fitted(sae)
+    check_autoencoder(sae)
     check_integer("shard_rows", shard_rows, 1)
+    if isinstance(store, str | PathLike):
+        raise TypeError(
+            f"store must be an array, got a path: open ActivationStore({store!r})."
+        )
     if not isinstance(getattr(store, "dtype", None), np.dtype):
         store = np.asarray(store)
     if len(store.shape) != 2 or store.shape[1] != sae.n_features_in_:

@@ -113,13 +113,13 @@ def check_convergence(state: TrainingState) -> None:
         )
 
 
-def check_fit(state: TrainingState, calibration: Calibration) -> None:
+def check_fit(state: TrainingState, calibration: Calibration, k: float) -> None:
     """Warn about a fit that spent its budget badly."""
     unfilled = max(state.history[-1]["unfilled"], calibration.unfilled)
     if unfilled > _UNFILLED:
         _warn(
-            f"{unfilled:.1%} of the budget of matches stayed unfilled: there were too "
-            "few positive affinities. Lower k, or raise n_features.",
+            f"{unfilled:.1%} of the budget of k={k} matches per row stayed unfilled: "
+            "there were too few positive affinities. Lower k, or raise n_features.",
             UnfilledBudgetWarning,
         )
     fvu = state.history[-1]["fvu"]

@@ -308,6 +308,16 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ConfiguredSAE
         }
 
 
+def check_autoencoder(sae: Any) -> None:
+    """Raise TypeError for what is none of ours, NotFittedError for one not fitted."""
+    if not isinstance(sae, FittedSAE):
+        raise TypeError(
+            f"sae must be a fitted autoencoder of skchoice, got {type(sae).__name__}. "
+            "Of a Pipeline give that step, and the rows as they come to it."
+        )
+    check_is_fitted(sae)
+
+
 def _csr(
     arrays: tuple[NDArray, NDArray, NDArray], shape: tuple[int, int]
 ) -> sp.csr_matrix | sp.csr_array:

@@ -69,14 +69,12 @@ class SAEModule(nn.Module):
 
         Raises
         ------
+        TypeError
+            If ``x`` is no Tensor.
         ValueError
             If the last dimension of ``x`` is not d.
         """
-        if x.shape[-1:] != self.decoder_bias.shape:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}, and this autoencoder is of rows of "
-                f"{len(self.decoder_bias)} columns: the last dimension must be that."
-            )
+        _check("x", x, len(self.decoder_bias))
         residual = x.to(self.decoder_bias.dtype) - self.decoder_bias
         norms = None
         if self.relative:
@@ -106,7 +104,15 @@ class SAEModule(nn.Module):
         -------
         Tensor of shape (..., d)
             Rows, in the units of X.
+
+        Raises
+        ------
+        TypeError
+            If ``codes`` are no Tensor.
+        ValueError
+            If their last dimension is not n_features.
         """
+        _check("codes", codes, len(self.decoder))
         return codes.to(self.decoder.dtype) @ self.decoder + self.decoder_bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,3 +129,16 @@ class SAEModule(nn.Module):
             What codes of ``encode`` stand for.
         """
         return self.decode(self.encode(x))
+
+
+def _check(name: str, array: Tensor, n_columns: int) -> None:
+    if not isinstance(array, Tensor):
+        raise TypeError(
+            f"{name} must be a torch Tensor, got {type(array).__name__}. The estimator "
+            "itself takes other arrays."
+        )
+    if array.shape[-1:] != (n_columns,):
+        raise ValueError(
+            f"{name} has shape {tuple(array.shape)}, and its last dimension must be "
+            f"{n_columns}, as for this autoencoder."
+        )

@@ -178,8 +178,8 @@ def as_stored(rows: NDArray, dtype: str, first_row: int = 0) -> NDArray:
         place = int(np.argmax(bad))
         if not np.isfinite(rows[place]).all():
             raise ValueError(
-                f"row {first_row + place} holds a number that is not finite: the model "
-                "itself gave it. Leave such rows out, or load the model in float32."
+                f"row {first_row + place} holds a number that is not finite. Leave "
+                "such rows out; where a model gave it, load the model in float32."
             )
         raise ValueError(
             f"row {first_row + place} holds {np.abs(rows[place]).max():.4g}, and "

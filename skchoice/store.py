@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from skchoice.arguments import check_choice, check_integer, check_number
 from skchoice.lazy import RowView
@@ -253,11 +256,13 @@ class StoreWriter:
         ValueError
             If a row is not finite or beyond the range of the dtype, or a shape is not
             as stated. Nothing is written then.
+        TypeError
+            If the rows are no array.
         OSError
             If the disk is full; the rows appended before are safe.
         """
         manifest = self._shards.manifest
-        rows = np.asarray(rows)
+        rows = _as_array(rows)
         if rows.ndim != 2 or rows.shape[1] != manifest.n_columns or not len(rows):
             raise ValueError(
                 f"rows must be of shape (n_rows, {manifest.n_columns}) with at least "
@@ -296,3 +301,12 @@ class StoreWriter:
             The last one. None leaves that of the last append.
         """
         self._shards.finish(self.progress if progress is None else progress)
+
+
+def _as_array(rows: Any) -> NDArray:
+    if isinstance(rows, str | PathLike):
+        raise TypeError(f"rows must be an array, got a path, {str(rows)!r}: read it.")
+    if isinstance(rows, Tensor):  # numpy knows no bfloat16, and no graph
+        rows = rows.detach().cpu()
+        rows = rows.float() if rows.dtype == torch.bfloat16 else rows
+    return np.asarray(rows)

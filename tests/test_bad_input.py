@@ -499,7 +499,7 @@ def test_constant_rows_are_reconstructed_exactly(make, dtype, value):
 
 def test_all_features_for_each_token(Estimator):
     X = digits()
-    with pytest.warns(UnfilledBudgetWarning, match=r"\d+\.\d% of the budget"):
+    with pytest.warns(UnfilledBudgetWarning, match=r"\d+\.\d% of the budget of k=16"):
         estimator = Estimator(16, 16, max_iter=20, random_state=0).fit(X)
     assert_works(estimator, X, 16)
     # All positive affinities match, and there are no others to have.

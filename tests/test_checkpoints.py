@@ -356,7 +356,10 @@ def test_a_document_too_long_does_not_stop_training(
 
 def test_a_folder_that_cannot_be_made_is_told_before_work(kept, X, tmp_path):
     (tmp_path / "file").touch()
-    sae = kept(checkpoint_dir=tmp_path / "file" / "folder")
+    sae = kept(checkpoint_dir=tmp_path / "file")
+    with pytest.raises(ValueError, match="file' is a file: give a folder"):
+        sae.fit(X)
+    sae.set_params(checkpoint_dir=tmp_path / "file" / "folder")
     with pytest.raises(OSError):
         sae.fit(X)
     assert vars(sae) == sae.get_params()

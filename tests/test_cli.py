@@ -325,6 +325,13 @@ def test_report(folders, text, tmp_path, capsys, gpt2, with_model):
     assert page.read_bytes() == expected.read_bytes()
 
 
+def test_report_of_a_store_of_no_model(fitted, store, folders, tmp_path, capsys):
+    fitted.save(tmp_path / "sae")
+    options = [str(tmp_path / "sae"), str(store), "--model", str(folders["gpt2"])]
+    assert main(["report", *options, "--out", str(tmp_path / "page.html")]) == 1
+    assert "is not of a language model" in capsys.readouterr().err
+
+
 def test_report_without_a_folder(fitted, store, tmp_path, capsys):
     fitted.save(tmp_path / "sae")
     out = str(tmp_path / "none" / "page.html")

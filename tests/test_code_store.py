@@ -155,6 +155,10 @@ def test_other_models_and_rows_are_told_apart(sae, X, rows, tmp_path):
         encode_store(sae, rows[::-1], tmp_path)
     with pytest.raises(StoreError, match=r"rows .*float32.* there, .*float64.* now"):
         encode_store(sae, rows.astype(float), tmp_path)
+    with pytest.raises(TypeError, match=r"got a path: open ActivationStore\('rows'\)"):
+        encode_store(sae, "rows", tmp_path)
+    with pytest.raises(TypeError, match="sae must be a fitted autoencoder of skchoice"):
+        encode_store(rows, rows, tmp_path)
     with pytest.raises(StoreError, match=r"codes of 90 rows.*only 80"):
         encode_store(sae, rows[:80], tmp_path)
 

@@ -80,10 +80,16 @@ def test_rows_of_any_float_type(module, x, dtype):
 
 
 def test_another_width_is_refused(module, x):
-    with pytest.raises(ValueError, match=r"shape \(90, 11\), .*12 columns"):
+    with pytest.raises(ValueError, match=r"x has shape \(90, 11\), .* must be 12"):
         module.encode(x[:, 1:])
-    with pytest.raises(ValueError, match="12 columns"):
+    with pytest.raises(ValueError, match="must be 12"):
         module(torch.tensor(1.0))
+    n_features = len(module.decoder)
+    with pytest.raises(ValueError, match=f"codes has .* must be {n_features}"):
+        module.decode(x)
+    for method in (module.encode, module.decode, module):
+        with pytest.raises(TypeError, match="must be a torch Tensor, got ndarray"):
+            method(x.numpy())
 
 
 def test_gradients_of_the_input(module, X_new):

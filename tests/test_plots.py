@@ -61,6 +61,27 @@ def test_density_is_drawn_by_rank_without_the_silent(ax, codes):
     assert display.fit_ is None and display.fit_line_ is None
 
 
+@pytest.mark.parametrize(
+    "density, message",
+    [
+        ([0.0, 0.0], "none of the 2 features fires"),
+        ([], "none of the 0 features fires"),
+        ([3, 1, 0], "from 0 to 3. Divide counts by tokens"),
+        ([-0.1, 0.5], "from 0 to 1, got numbers from -0.1"),
+        ([np.nan, 0.5], "from 0 to 1, got numbers from nan"),
+    ],
+)
+def test_what_is_no_density_is_refused(density, message):
+    with pytest.raises(ValueError, match=message):
+        DensityDisplay(density).plot()
+    assert plt.get_fignums() == []
+
+
+def test_one_feature_is_a_mark(ax):
+    assert DensityDisplay([0.2, 0.0]).plot(ax).line_.get_marker() == "o"
+    assert DensityDisplay([0.2, 0.1]).plot(ax).line_.get_marker() == "None"
+
+
 def test_zipf_fit_is_drawn_along_the_same_ranks(ax):
     ranks = np.arange(1, 101)
     display = DensityDisplay(0.5 * ranks**-1.2, label="law").plot(ax, zipf=True)
@@ -195,6 +216,8 @@ def test_training_of_an_estimator(ax, fitted):
             TrainingDisplay.from_estimator(fitted, ax, quantity=quantity)
     with pytest.raises(ValueError, match="quantity must be one of"):
         TrainingDisplay.from_estimator(fitted, ax, quantity="step")
+    with pytest.raises(ValueError, match="the model was not trained here"):
+        TrainingDisplay([]).plot()
     with pytest.raises(ValueError, match="SimpleNamespace has no history_"):
         TrainingDisplay.from_estimator(SimpleNamespace())
 
@@ -232,7 +255,10 @@ def test_the_frontier_of_a_search(ax, make, X):
     assert_allclose(display.fvu, 1 - results["mean_test_explained_variance"])
     assert_array_equal(display.l0, results["mean_test_l0"])
     assert labels(ax) == ["importance = absolute", "importance = relative"]
-    assert FrontierDisplay.from_cv_results(results).ax_.get_legend() is None
+    display = FrontierDisplay.from_cv_results(results)
+    assert display.ax_.get_legend() is None
+    # Of several parameters, neighbours in L0 may have nothing in common.
+    assert display.lines_[0].lines[0].get_linestyle() == "None"
 
     with pytest.raises(ValueError, match=r"by='aux' is not one of the searched \["):
         FrontierDisplay.from_cv_results(results, by="aux")

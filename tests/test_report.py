@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
 
 import skchoice
 from skchoice import metrics
@@ -415,11 +416,11 @@ def test_hostile_tokens_are_nowhere_in_the_source(fitted, X, tmp_path):
 
 def test_tokens_and_vocabulary_count_by_position(fitted, X, tmp_path):
     rng = np.random.default_rng(0)
-    tokens, vocabulary = rng.integers(0, 99, len(X)).astype(str), list("abcdefg")
+    ids, vocabulary = rng.integers(0, 7, len(X)), list("abcdefg")
+    tokens = np.array(vocabulary)[ids]
     unembedding = rng.standard_normal((X.shape[1], 7))
     shuffled = pd.Series(tokens, rng.permutation(len(X)))
     letters = pd.Series(vocabulary, rng.permutation(7))
-    numbers = torch.from_numpy(tokens.astype(int))
 
     def shown(tokens, vocabulary):
         page = skchoice.report(
@@ -434,7 +435,10 @@ def test_tokens_and_vocabulary_count_by_position(fitted, X, tmp_path):
 
     expected = shown(tokens.tolist(), vocabulary)
     assert shown(shuffled, letters) == expected
-    assert shown(numbers, vocabulary) == expected
+    for numbers in (ids, ids.tolist(), torch.from_numpy(ids)):
+        assert shown(numbers, vocabulary) == expected
+    with pytest.raises(ValueError, match="ids of tokens go from 0 to 6, outside a voc"):
+        skchoice.report(fitted, X, tokens=ids, vocabulary=["a"])
     with pytest.raises(ValueError, match="index i, got a mapping"):
         shown(tokens, {"a": 0})
 
@@ -461,6 +465,15 @@ def test_without_tokens_rows_are_numbers(fitted, X, tmp_path):
             r"must have shape \(12, 3\)",
         ),
         (dict(image_shape=(5, 5)), "product is the number of columns"),
+        (dict(image_shape=144), "product is the number of columns"),
+        (dict(image_shape=(2.4, 5)), "product is the number of columns"),
+        (dict(position=[np.nan] * 600), "position must be integers"),
+        (dict(position=["a"] * 600), "position must be integers"),
+        (dict(document=np.zeros((600, 1))), "document must have one dimension"),
+        (
+            dict(unembedding=np.full((12, 1), np.nan), vocabulary=["a"]),
+            "must be finite numbers",
+        ),
         (dict(n_contexts=0), "n_contexts must be an integer from 1"),
         (dict(context_width=-1), "context_width must be an integer from 0"),
     ],
@@ -474,16 +487,32 @@ def test_what_does_not_fit_is_refused_before_work(
     assert lazy.reads == [] and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["tokens", "document", "classes", "vocabulary"])
+@pytest.mark.parametrize("wrong", ["a" * 600, iter("ab"), {"a"}, 5])
+def test_what_is_no_sequence_is_refused(fitted, X, tmp_path, name, wrong):
+    with pytest.raises(TypeError, match=f"{name} must be a list or an array, got"):
+        skchoice.report(fitted, X, path=tmp_path / "a.html", **{name: wrong})
+
+
+def test_classes_need_no_common_order(fitted, X, tmp_path):
+    classes = ["a", None, 3] * 200
+    page = skchoice.report(fitted, X, classes=classes, path=tmp_path / "a.html")
+    shown = packed_in(page)[0]["overview"]["classes"]
+    assert [of_class["name"] for of_class in shown] == ["3", "None", "a"]
+
+
 def test_token_ids_outside_the_vocabulary(fitted, Lazy, X, tmp_path):
     lazy = Lazy(X)
     lazy.token_ids = np.arange(len(X))
-    with pytest.raises(ValueError, match="token_ids from 0 to 599, outside"):
+    with pytest.raises(ValueError, match="from 0 to 599, outside"):
         skchoice.report(fitted, lazy, path=tmp_path / "a.html", vocabulary=["a"])
 
 
 def test_not_fitted_and_no_folder(make, fitted, X, tmp_path):
     with pytest.raises(NotFittedError):
         skchoice.report(make(), X, path=tmp_path / "a.html")
+    with pytest.raises(TypeError, match=r"got Pipeline. Of a Pipeline give"):
+        skchoice.report(make_pipeline(fitted), X, path=tmp_path / "a.html")
     with pytest.raises(ValueError, match="no folder"):
         skchoice.report(fitted, X, path=tmp_path / "none" / "a.html")
 

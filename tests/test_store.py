@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -347,6 +348,15 @@ def test_float16_never_holds_an_infinity(tmp_path):
         rows[0, 0] = wrong
         with pytest.raises(ValueError, match=r"row 3 holds .* not finite"):
             wide.append(rows)
+
+
+def test_tensors_of_any_kind_are_appended(tmp_path):
+    writer = StoreWriter(tmp_path, 2, dtype="float32")
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        writer.append(torch.full((1, 2), 1.5, dtype=kind, requires_grad=True))
+    assert_array_equal(ActivationStore(tmp_path), np.full((3, 2), 1.5))
+    with pytest.raises(TypeError, match="rows must be an array, got a path"):
+        writer.append("rows.npy")
 
 
 @pytest.mark.parametrize(

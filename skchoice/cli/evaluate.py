@@ -59,11 +59,7 @@ def _loss(options: argparse.Namespace, sae: Any, made: dict) -> dict:
     """Return the loss recovered at the hook point that the store is of."""
     from skchoice.lm import loss_recovered
 
-    if "layer" not in made:
-        raise ValueError(
-            f"the store {str(options.store)!r} is not of a language model: its "
-            "manifest names no layer."
-        )
+    shared.check_of_model(options.store, made)
     texts = shared.texts(options)
     model, tokenizer = shared.load_model(options, made)
     result = loss_recovered(

@@ -77,6 +77,15 @@ def add_model_dtype(add: Callable[..., Any]) -> None:
     )
 
 
+def check_of_model(store: Path, made: dict[str, Any]) -> None:
+    """Raise ValueError where a store does not say which model it is of."""
+    if "layer" not in made:
+        raise ValueError(
+            f"the store {str(store)!r} is not of a language model: its manifest names "
+            "no layer."
+        )
+
+
 def load_model(
     options: argparse.Namespace, made: dict[str, Any] | None = None
 ) -> tuple[Any, Any]:

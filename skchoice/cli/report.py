@@ -43,6 +43,7 @@ def _of_output_tokens(
     """Return the output tokens of the model, and its map to their logits."""
     from skchoice.lm.activations import readable
 
+    shared.check_of_model(options.store, store.configuration)
     model, tokenizer = shared.load_model(options, store.configuration)
     head = model.get_output_embeddings().weight
     return {

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skchoice import tensorfile
 from skchoice.base import ChoiceSAE
 from skchoice.exceptions import InexactExportError
+from skchoice.fitted import check_autoencoder
 from skchoice.io.imported import Weights
 
 # A feature that never fires gets a threshold that no affinity passes.
@@ -22,7 +22,7 @@ _LARGEST = torch.finfo(torch.float32).max
 
 def weights_of(sae: ChoiceSAE, library: str) -> Weights:
     """Return the arrays of an estimator that the formula of other libraries fits."""
-    check_is_fitted(sae)
+    check_autoencoder(sae)
     if sae._importance != "absolute":
         raise InexactExportError(
             f"This model compares affinities relative to norm(x - decoder_bias_), and "

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import torch
-from sklearn.utils.validation import check_is_fitted
 
+from skchoice.fitted import check_autoencoder
 from skchoice.lm.activations import readable
 from skchoice.lm.contexts import Cutting, batches
 from skchoice.lm.extract import checked_sites
@@ -118,7 +118,7 @@ def encode_text(
     >>> encoded.codes.shape, encoded.encoded.tolist()
     ((3, 8), [False, True, True])
     """
-    check_is_fitted(sae)
+    check_autoencoder(sae)
     if not isinstance(text, str):
         raise TypeError(f"text must be one string, got {text!r}.")
     cutting = Cutting(context_length, False, drop_first, drop_special)

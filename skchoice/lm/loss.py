@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from skchoice.fitted import check_autoencoder
 from skchoice.lm.contexts import PAD, Batch, Context, Cutting, batches
 from skchoice.lm.extract import check_any, checked_sites
 from skchoice.lm.hooks import capture, forward, spliced
@@ -169,7 +169,7 @@ def loss_recovered(
     (1.0, 18)
     """
     if not callable(sae):
-        check_is_fitted(sae)
+        check_autoencoder(sae)
     cutting = Cutting(context_length, attend_across_documents, drop_first, drop_special)
     [site] = checked_sites(model, [layer], [hook], cutting, batch_size, max_tokens)
     texts = texts if isinstance(texts, Texts) else Texts(texts)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import ArrayLike
-from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
+from skchoice.fitted import check_autoencoder
 from skchoice.inputs import Rows
 from skchoice.pages.details import Details
 from skchoice.pages.features import feature_matches
@@ -81,7 +81,8 @@ def report(
         From the space of X to logits: shows which output tokens a feature boosts and
         suppresses.
     vocabulary : sequence of str of length n_vocabulary, default=None
-        Text of each output token; also of the ``token_ids`` of X.
+        Text of each output token; also of ``tokens`` that are ids, and of the
+        ``token_ids`` of X.
     image_shape : (int, int), default=None
         Height and width, for rows that are images: decoder directions and rows are
         drawn.
@@ -103,8 +104,10 @@ def report(
     ------
     NotFittedError
         If the autoencoder is not fitted.
+    TypeError
+        If it is no autoencoder of this library.
     ValueError
-        If lengths or shapes do not fit those of X. Nothing is written then.
+        If lengths, shapes or types do not fit X. Nothing is written then.
 
     See Also
     --------
@@ -132,7 +135,7 @@ def report(
     ...     page.read_text(encoding="utf-8")[:15]
     '<!doctype html>'
     """
-    check_is_fitted(sae)
+    check_autoencoder(sae)
     _check_at_least(1, n_contexts=n_contexts)
     _check_at_least(0, context_width=context_width)
     path = Path(path)

@@ -115,7 +115,8 @@ function l0_chart({ l0_counts, n_rows }) {
     edges.push(low + width);
   }
   const range = (i) => (width === 1 ? edges[i] : `${edges[i]} to ${edges[i + 1] - 1}`);
-  return bars("Matches per row", "matches per row", "share of rows", counts, edges, (i) => `${range(i)} matches\n${percent(counts[i])} of rows`, 1);
+  const around = edges.map((edge) => edge - 0.5);  // a bar stands over its number
+  return bars("Matches per row", "matches per row", "share of rows", counts, around, (i) => `${range(i)} matches\n${percent(counts[i])} of rows`, 1);
 }
 
 function class_levels(classes) {

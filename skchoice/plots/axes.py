@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 try:
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 except ImportError as error:
     raise ImportError(
         "skchoice.plots needs matplotlib, which the extra `plots` brings: "
@@ -39,6 +39,11 @@ def with_note(name: str | None, note: str) -> str | None:
 def count(axis: Axis) -> None:
     """Let an axis have ticks at whole numbers only."""
     axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def abbreviate(axis: Axis) -> None:
+    """Let an axis write thousands as k and millions as M."""
+    axis.set_major_formatter(EngFormatter(sep=""))
 
 
 def finish(ax: Axes) -> Axes:

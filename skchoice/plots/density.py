@@ -78,9 +78,19 @@ class DensityDisplay:
         Raises
         ------
         ValueError
-            If no feature fires and a fit is asked for.
+            If a density is not from 0 to 1, or no feature fires.
         """
         density = np.sort(np.asarray(self.density, dtype=float))[::-1]
+        if not ((density >= 0) & (density <= 1)).all():
+            raise ValueError(
+                "densities are shares of tokens, from 0 to 1, got numbers from "
+                f"{density.min():.4g} to {density.max():.4g}. Divide counts by tokens."
+            )
+        if not density.any():
+            raise ValueError(
+                f"none of the {len(density)} features fires: a logarithmic axis has no "
+                "place for that."
+            )
         fit = metrics.zipf_fit(density) if zipf else None
         firing = density[density > 0]
         ranks = np.arange(1, len(firing) + 1)
@@ -89,6 +99,8 @@ class DensityDisplay:
 
         ax = given_or_new(ax)
         style = {"linewidth": 1.8, "label": with_note(self.label, note)} | line_kwargs
+        if len(firing) == 1:  # which makes no line
+            style = {"marker": "o"} | style
         (self.line_,) = ax.plot(ranks, firing, **style)
         self.fit_, self.fit_line_ = fit, None
         if fit is not None:

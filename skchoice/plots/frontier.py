@@ -143,7 +143,8 @@ class FrontierDisplay:
         ax : matplotlib.axes.Axes or None, default=None
             Where to draw. None makes a new figure.
         by : str or None, default=None
-            A parameter of the search: its values are the groups. None makes one group.
+            A parameter of the search: its values are the groups. None makes one group,
+            which no line joins where several parameters were searched.
         label : str or None, default=None
             Name in the legend.
         **errorbar_kwargs : dict
@@ -168,9 +169,12 @@ class FrontierDisplay:
                 "'explained_variance' or False."
             )
         group = None
-        if by is not None:
-            if f"param_{by}" not in cv_results:
-                searched = [key[6:] for key in cv_results if key.startswith("param_")]
+        searched = [key[6:] for key in cv_results if key.startswith("param_")]
+        if by is None:
+            if len(searched) > 1:
+                errorbar_kwargs = {"linestyle": "none"} | errorbar_kwargs
+        else:
+            if by not in searched:
                 raise ValueError(f"by={by!r} is not one of the searched {searched}.")
             group = [f"{by} = {value}" for value in cv_results[f"param_{by}"]]
         display = cls(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from skchoice.plots.axes import count, finish, fitted, given_or_new
+from skchoice.plots.axes import abbreviate, count, finish, fitted, given_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,12 +88,14 @@ class TrainingDisplay:
         Raises
         ------
         ValueError
-            If there is no such quantity.
+            If there is no such quantity, or nothing was recorded.
         """
         if quantity not in _NAMES:
             raise ValueError(
                 f"quantity must be one of {sorted(_NAMES)}, got {quantity!r}."
             )
+        if not self.history:
+            raise ValueError("there is no history: the model was not trained here.")
         tokens = [record["n_tokens"] for record in self.history]
         values = [record[quantity] for record in self.history]
         ax = given_or_new(ax)
@@ -111,6 +113,7 @@ class TrainingDisplay:
             if before["rule"] != after["rule"]
         ]
         ax.set(xlabel="Tokens", ylabel=_NAMES[quantity])
+        abbreviate(ax.xaxis)
         if quantity.startswith("n_"):
             count(ax.yaxis)
         self.ax_, self.figure_ = finish(ax), ax.figure
