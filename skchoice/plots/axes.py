@@ -46,11 +46,11 @@ def abbreviate(axis: Axis) -> None:
     axis.set_major_formatter(EngFormatter(sep=""))
 
 
-def finish(ax: Axes) -> Axes:
+def finish(ax: Axes, legend: str = "best") -> Axes:
     """Light grid behind the data, open frame, and a legend of all that is named."""
     ax.grid(alpha=0.25, linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(framealpha=0.85, edgecolor="none", fontsize="small")
+        ax.legend(loc=legend, framealpha=0.85, edgecolor="none", fontsize="small")
     return ax

@@ -118,7 +118,7 @@ class DensityDisplay:
             xlabel="Feature, by rank",
             ylabel="Density (share of tokens)",
         )
-        self.ax_, self.figure_ = finish(ax), ax.figure
+        self.ax_, self.figure_ = finish(ax, "lower left"), ax.figure
         return self
 
     @classmethod
