@@ -10,8 +10,8 @@ threshold was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -41,7 +41,14 @@ class Tile(Protocol):
         """
 
     def part(self, features: Tensor) -> Tile:
-        """Return the tile of some of the features, given by their positions."""
+        """Return the tile of some of the features, given by their positions.
+
+        It is a copy, which holds longer than the tile.
+        """
+
+    @classmethod
+    def joined(cls, parts: Sequence[Any]) -> Tile:
+        """Return one tile of the features of several, which are of the same tokens."""
 
 
 class Tiles(Protocol):
@@ -134,84 +141,127 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
     """
     caps = rule.caps(affinities.shape).to(affinities.device)
     finite = thresholds.nan_to_num(nan=0.0).clamp(min=0.0)
-    thresholds = torch.where(caps > 0, finite, torch.inf)
-    if not (rule.by_feature and affinities.one_chunk):
-        return _settle(affinities, rule, caps, thresholds)
-    whole = _blank(affinities, caps)
-    n_matches = 0
-    for tile, features, tokens in affinities.tiles():
-        # The tile holds whole groups: they are settled while it is at hand.
-        alone = _OneTile(tile, tokens, len(features), affinities)
-        own = rule.of_features(features)
-        found = _settle(alone, own, caps[features], thresholds[features])
-        for array, of_tile in zip(whole[2:], found[2:], strict=True):
-            array[features] = of_tile
-        here = slice(n_matches, n_matches + len(found.matches))
-        whole.matches.rows[here] = found.matches.rows
-        whole.matches.cols[here] = found.matches.cols + features[0].int()
-        whole.matches.values[here] = found.matches.values
-        n_matches = here.stop
-    return whole._replace(matches=whole.matches.first(n_matches))
+    looks = _Looks(rule, caps, torch.where(caps > 0, finite, torch.inf))
+    if rule.by_feature and affinities.one_chunk:
+        _look_tile_by_tile(affinities, looks)
+    else:
+        looks.settle(affinities)
+    return looks.allocation(affinities.shape)
 
 
-def _blank(affinities: Affinities, caps: Tensor) -> Allocation:
-    """Return room for the whole.
+def _look_tile_by_tile(affinities: Affinities, looks: _Looks) -> None:
+    """Look at the groups of each tile while it is at hand.
 
-    Written tile by tile: what was left of each tile until the end would lie scattered
-    between what each needs for a while, and memory would grow with their number.
+    Those that are short of candidates are kept, and looked at again together: a look
+    takes as long at a few as at many.
     """
-    at_most = int(caps.sum())
-    ids = torch.empty(at_most, dtype=torch.int32, device=caps.device)
-    values = ids.new_empty(at_most, dtype=affinities.dtype)
-    flags = torch.empty_like(caps, dtype=torch.bool)
-    return Allocation(
-        SparseCodes(ids, ids.clone(), values, affinities.shape),
-        caps,
-        torch.empty_like(caps),
-        flags,
-        flags.clone(),
-        torch.empty_like(caps, dtype=affinities.dtype),
-    )
+    n_features = affinities.shape[1]
+    short: list[tuple[Tile, Tensor]] = []
+    n_seen = n_short = 0
+    for tile, features, tokens in affinities.tiles():
+        own = looks.of_features(features)
+        own.look(_OneTile(tile, tokens, len(features), affinities), {})
+        looks.add(own, features)
+        left = own.unsettled.nonzero().view(-1)
+        short.append((tile.part(left), features[left]))
+        n_seen, n_short = n_seen + len(features), n_short + len(left)
+        if n_seen == n_features or n_short > len(features):
+            parts, of_parts = zip(*short, strict=True)
+            those = torch.cat(of_parts)
+            own = looks.of_features(those)
+            own.settle(_OneTile(tile.joined(parts), tokens, n_short, affinities))
+            looks.add(own, those)
+            short, n_short = [], 0
 
 
-def _settle(
-    affinities: Tiles, rule: Rule, caps: Tensor, thresholds: Tensor
-) -> Allocation:
-    """Look until every group has as many candidates as its cap, or all it has."""
-    counts = None
-    cuts = torch.zeros_like(thresholds)
-    retried = torch.zeros_like(caps, dtype=torch.bool)
-    exhausted = torch.zeros_like(retried)
-    unsettled = torch.ones_like(retried)
-    kept: list[_Found] = []
-    restriction: dict[str, Tensor] = {}
-    factors = iter(_RETRY_FACTORS)
-    while True:
+class _Looks:
+    """What looking at the groups has shown, and the matches of those settled.
+
+    A group is settled once it has as many candidates as its cap, or all it has.
+    """
+
+    _PER_GROUP = ("thresholds", "counts", "n_looks", "unsettled", "exhausted", "cuts")
+
+    def __init__(self, rule: Rule, caps: Tensor, thresholds: Tensor):
+        self.rule, self.caps, self.thresholds = rule, caps, thresholds
+        self.counts = torch.zeros_like(caps)  # candidates that the first look found
+        self.n_looks = torch.zeros_like(caps)
+        self.unsettled = torch.ones_like(caps, dtype=torch.bool)
+        self.exhausted = torch.zeros_like(self.unsettled)
+        self.cuts = torch.zeros_like(thresholds)
+        # In one piece from the start: what is kept of many tiles would lie scattered
+        # between what each needs for a while, and memory would grow with their number.
+        at_most = int(caps.sum())
+        ids = torch.empty(at_most, dtype=torch.int32, device=caps.device)
+        values = torch.empty_like(ids, dtype=thresholds.dtype)
+        self._room, self._n_kept = _Found(ids, ids.clone(), values), 0
+
+    def look(self, affinities: Tiles, restriction: dict[str, Tensor]) -> None:
+        """Look once, and lower the thresholds of those left unsettled."""
         found, thresholds, dropped = _screen(
-            affinities, rule, caps, thresholds, restriction
+            affinities, self.rule, self.caps, self.thresholds, restriction
         )
-        ranked = found.ranked(rule, affinities.shape, len(caps))
-        here = ranked.counts()
-        if counts is None:
-            counts = here + dropped
-        done = unsettled & ((here >= caps) | (thresholds == 0))
-        exhausted |= done & (here < caps)
-        kept.append(found.some(ranked.largest(torch.where(done, caps, 0))))
+        ranked = found.ranked(self.rule, affinities.shape, len(self.caps))
+        here, caps = ranked.counts(), self.caps
+        self.counts = torch.where(self.n_looks == 0, here + dropped, self.counts)
+        done = self.unsettled & ((here >= caps) | (thresholds == 0))
+        self.exhausted |= done & (here < caps)
+        self._keep(found.some(ranked.largest(torch.where(done, caps, 0))))
         cut = torch.where(here > caps, ranked.value(caps), 0.0)
         # Where candidates overflowed, the cut is no lower than what they raised.
         cut = torch.where(dropped > 0, torch.maximum(cut, thresholds), cut)
-        cuts = torch.where(done, cut, cuts)
-        unsettled &= ~done
-        if not unsettled.any():
-            break
-        retried |= unsettled
-        wanted = rule.second_look * (caps + 1.0) + 1.0
+        self.cuts = torch.where(done, cut, self.cuts)
+        factor = thresholds.new_tensor(_RETRY_FACTORS).index_select(
+            0, self.n_looks.clamp(max=len(_RETRY_FACTORS) - 1)
+        )
+        wanted = self.rule.second_look * (caps + 1.0) + 1.0
         room = ((here + 0.5) / wanted).pow(1 / FALL).clamp(max=0.95)
-        lower = thresholds * room.to(thresholds.dtype) * next(factors)
-        thresholds = torch.where(unsettled, lower, torch.inf)
-        restriction = rule.restriction(unsettled.nonzero().view(-1))
-    matches = SparseCodes.sorted(*_Found.joined(kept), affinities.shape)
-    return Allocation(matches, caps, counts, retried, exhausted, cuts)
+        self.n_looks += self.unsettled
+        self.unsettled &= ~done
+        lower = thresholds * room.to(thresholds.dtype) * factor
+        self.thresholds = torch.where(self.unsettled, lower, torch.inf)
+
+    def settle(self, affinities: Tiles) -> None:
+        """Look until all groups are settled."""
+        while self.unsettled.any():
+            again = self.n_looks.any()
+            left = self.unsettled.nonzero().view(-1)
+            self.look(affinities, self.rule.restriction(left) if again else {})
+
+    def of_features(self, features: Tensor) -> _Looks:
+        """Return what is known of some groups, where each is of one feature."""
+        own = _Looks(
+            self.rule.of_features(features),
+            self.caps[features],
+            self.thresholds[features],
+        )
+        for name in self._PER_GROUP:
+            setattr(own, name, getattr(self, name)[features])
+        return own
+
+    def add(self, own: _Looks, features: Tensor) -> None:
+        """Take over what is known now of some groups, and their matches."""
+        for name in self._PER_GROUP:
+            getattr(self, name)[features] = getattr(own, name)
+        kept = own._kept()
+        self._keep(kept._replace(features=features[kept.features.long()]))
+
+    def allocation(self, shape: tuple[int, int]) -> Allocation:
+        """Return what was found, once all are settled."""
+        matches = SparseCodes.sorted(*self._kept(), shape)
+        retried = self.n_looks > 1
+        return Allocation(
+            matches, self.caps, self.counts, retried, self.exhausted, self.cuts
+        )
+
+    def _keep(self, found: _Found) -> None:
+        stop = self._n_kept + len(found.values)
+        for room, array in zip(self._room, found, strict=True):
+            room[self._n_kept : stop] = array
+        self._n_kept = stop
+
+    def _kept(self) -> _Found:
+        return _Found(*(room[: self._n_kept] for room in self._room))
 
 
 class _Found(NamedTuple):
@@ -306,7 +356,7 @@ class _OneTile:
         tokens: Tensor | None = None,
         first: int | None = None,
     ) -> Iterator[tuple[Tile, Tensor, Tensor]]:
-        if features is None:
+        if features is None or len(features) == self.shape[1]:
             everything = torch.arange(self.shape[1], device=self.device)
             yield self._tile, everything, self._tokens
         else:

@@ -13,7 +13,7 @@ In the symbols of the documentation, for a token ``x`` of shape (d,)::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -244,6 +244,18 @@ class EncoderTile:
             self._chunk,
             self._products[features],
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence[EncoderTile]) -> EncoderTile:
+        """Return one tile of the features of several, which are of one chunk."""
+        weight, bias, products = (
+            torch.cat(arrays)
+            for arrays in zip(
+                *((part._weight, part._bias, part._products) for part in parts),
+                strict=True,
+            )
+        )
+        return EncoderTile(weight, bias, parts[0]._chunk, products)
 
     def hits(self, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return features, tokens and values of the affinities over a threshold.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ class MatrixTile:
 
     def part(self, features: torch.Tensor) -> MatrixTile:
         return MatrixTile(self._values[features])
+
+    @classmethod
+    def joined(cls, parts: Sequence[MatrixTile]) -> MatrixTile:
+        return cls(torch.cat([part._values for part in parts]))
 
     def hits(
         self, threshold: torch.Tensor
