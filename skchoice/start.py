@@ -18,8 +18,8 @@ from skchoice.training import TrainingState, standardise
 from skchoice.warm import WarmAllocator
 
 # Rows, and numbers, looked at to find the centre and scale of X.
-_STANDARDISATION_ROWS = 16384
-_STANDARDISATION_ENTRIES = 1 << 22
+_STANDARDISATION_ROWS = 8192
+_STANDARDISATION_ENTRIES = 1 << 21
 
 
 def new_state(estimator: FittedSAE, rows: Rows, seed: int) -> TrainingState:

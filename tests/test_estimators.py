@@ -630,7 +630,7 @@ def test_dictionary_collapse_warning(share, warns):
         history=[{"unfilled": 0.0, "fvu": 0.5}],
     )
     calibration = SimpleNamespace(unfilled=0.0)
-    given = warnings_of(lambda: diagnosis.check_fit(state, calibration))
+    given = warnings_of(lambda: diagnosis.check_fit(state, calibration, 4))
     assert given == ({DictionaryCollapseWarning} if warns else set())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -44,12 +45,25 @@ def positions(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return rows and columns, int32, where a mask of shape (m, n) is true."""
     width = mask.shape[1]
     if mask.device.type == "cpu":
-        # numpy's scan is several times faster than nonzero, and so is its division.
-        flat = np.flatnonzero(mask.numpy()).astype(np.int32)
+        flat = _true(mask.reshape(-1)).astype(np.int32)
         row = flat // np.int32(width)
         return torch.from_numpy(row), torch.from_numpy(flat - row * np.int32(width))
     rows, columns = mask.nonzero().int().unbind(1)
     return rows, columns
+
+
+def _true(flags: Tensor) -> NDArray:
+    """Return where flags on the CPU are true.
+
+    numpy's scan is several times faster than nonzero of flags. nonzero of words of
+    eight is faster yet, where most of them hold none.
+    """
+    if len(flags) % 8:
+        return np.flatnonzero(flags.numpy())
+    words = flags.view(torch.int64)
+    at = words.nonzero().view(-1)
+    there = np.flatnonzero(words.index_select(0, at).view(torch.bool).numpy())
+    return (at.numpy()[there >> 3] << 3) | (there & 7)
 
 
 def reaching(

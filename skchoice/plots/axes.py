@@ -46,7 +46,7 @@ def abbreviate(axis: Axis) -> None:
     axis.set_major_formatter(EngFormatter(sep=""))
 
 
-def finish(ax: Axes, legend: str = "best") -> Axes:
+def finish(ax: Axes, legend: Any = "best") -> Axes:
     """Light grid behind the data, open frame, and a legend of all that is named."""
     ax.grid(alpha=0.25, linewidth=0.6)
     ax.set_axisbelow(True)
