@@ -22,7 +22,7 @@ from invariants import (
     group_counts,
 )
 
-from skchoice import allocation
+from skchoice import looks
 from skchoice import warm as warming
 from skchoice.allocation import allocate, select
 from skchoice.caps import systematic_caps, uniform_density, zipf_density
@@ -260,7 +260,7 @@ def test_cutting_back_in_mid_stream_changes_nothing(
 ):
     rule = problem.rule(make)
     thresholds = thresholds_for(guess, rule, problem.matrix, problem.seed)
-    with mock.patch.multiple(allocation, _OVERFLOW=overflow, _MIN_OVERFLOW=0):
+    with mock.patch.multiple(looks, _OVERFLOW=overflow, _MIN_OVERFLOW=0):
         seen = allocate(MatrixAffinities(problem.matrix, *tiling), rule, thresholds)
     assert_same_matches(seen.matches, expected(problem.matrix, rule), problem.matrix)
 
@@ -294,7 +294,7 @@ def test_warm_allocation_is_dense_batch_after_batch(make, batches, data):
     hostile = data.draw(st.sampled_from([None, 0.0, 1e-6, 1e6]))
     with (
         mock.patch.object(warming, "_FIRST_LOOK", 2),
-        mock.patch.object(allocation, "_MIN_OVERFLOW", overflow),
+        mock.patch.object(looks, "_MIN_OVERFLOW", overflow),
     ):
         for problem in batches:
             columns = torch.arange(n_features) % problem.matrix.shape[1]
@@ -435,7 +435,7 @@ def test_the_screen_finds_its_level_again(make, overflow, first, off_by):
 
     rule = make(shape, k, rng)
     warm = WarmAllocator()
-    with mock.patch.object(allocation, "_MIN_OVERFLOW", overflow):
+    with mock.patch.object(looks, "_MIN_OVERFLOW", overflow):
         warm(MatrixAffinities(batch() if first is None else first(batch())), rule)
         warm.level = warm.level * off_by
         for _ in range(40):

@@ -1,0 +1,185 @@
+"""Looking for candidates: what reaches a threshold, and a lower one where that is few.
+
+How :func:`skchoice.allocation.allocate` finds matches: *screen*, *certify*, *trim*.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skchoice.ordering import Ranked, rank
+from skchoice.rules import FALL, Rule
+
+if TYPE_CHECKING:
+    from skchoice.allocation import Tiles
+
+# A group that was short is looked at again with these factors on its threshold, beside
+# what its number of candidates tells, and in the end without a threshold.
+_RETRY_FACTORS = (1.0, 0.7, 0.0)
+# The candidates are cut back whenever they outnumber the budget by this factor ...
+_OVERFLOW = 4
+# ... and are more than this many: below, cutting costs more than it saves.
+_MIN_OVERFLOW = 1 << 20
+
+
+class Looks:
+    """What looking at the groups has shown, and the matches of those settled.
+
+    A group is settled once it has as many candidates as its cap, or all it has.
+    """
+
+    _PER_GROUP = ("thresholds", "counts", "n_looks", "unsettled", "exhausted", "cuts")
+
+    def __init__(self, rule: Rule, caps: Tensor, thresholds: Tensor):
+        self.rule, self.caps, self.thresholds = rule, caps, thresholds
+        self.counts = torch.zeros_like(caps)  # candidates that the first look found
+        self.n_looks = torch.zeros_like(caps)
+        self.unsettled = torch.ones_like(caps, dtype=torch.bool)
+        self.exhausted = torch.zeros_like(self.unsettled)
+        self.cuts = torch.zeros_like(thresholds)
+        # In one piece from the start: what is kept of many tiles would lie scattered
+        # between what each needs for a while, and memory would grow with their number.
+        at_most = int(caps.sum())
+        ids = torch.empty(at_most, dtype=torch.int32, device=caps.device)
+        values = torch.empty_like(ids, dtype=thresholds.dtype)
+        self._room, self._n_kept = Found(ids, ids.clone(), values), 0
+
+    def look(self, affinities: Tiles, restriction: dict[str, Tensor]) -> None:
+        """Look once, and lower the thresholds of those left unsettled."""
+        found, thresholds, dropped = _screen(
+            affinities, self.rule, self.caps, self.thresholds, restriction
+        )
+        ranked = found.ranked(self.rule, affinities.shape, len(self.caps))
+        here, caps = ranked.counts(), self.caps
+        self.counts = torch.where(self.n_looks == 0, here + dropped, self.counts)
+        done = self.unsettled & ((here >= caps) | (thresholds == 0))
+        self.exhausted |= done & (here < caps)
+        self._keep(found.some(ranked.largest(torch.where(done, caps, 0))))
+        cut = torch.where(here > caps, ranked.value(caps), 0.0)
+        # Where candidates overflowed, the cut is no lower than what they raised.
+        cut = torch.where(dropped > 0, torch.maximum(cut, thresholds), cut)
+        self.cuts = torch.where(done, cut, self.cuts)
+        factor = thresholds.new_tensor(_RETRY_FACTORS).index_select(
+            0, self.n_looks.clamp(max=len(_RETRY_FACTORS) - 1)
+        )
+        wanted = self.rule.second_look * (caps + 1.0) + 1.0
+        room = ((here + 0.5) / wanted).pow(1 / FALL).clamp(max=0.95)
+        self.n_looks += self.unsettled
+        self.unsettled &= ~done
+        lower = thresholds * room.to(thresholds.dtype) * factor
+        self.thresholds = torch.where(self.unsettled, lower, torch.inf)
+
+    def settle(self, affinities: Tiles) -> None:
+        """Look until all groups are settled."""
+        while self.unsettled.any():
+            again = self.n_looks.any()
+            left = self.unsettled.nonzero().view(-1)
+            self.look(affinities, self.rule.restriction(left) if again else {})
+
+    def of_features(self, features: Tensor) -> Looks:
+        """Return what is known of some groups, where each is of one feature."""
+        own = Looks(
+            self.rule.of_features(features),
+            self.caps[features],
+            self.thresholds[features],
+        )
+        for name in self._PER_GROUP:
+            setattr(own, name, getattr(self, name)[features])
+        return own
+
+    def add(self, own: Looks, features: Tensor) -> None:
+        """Take over what is known now of some groups, and their matches."""
+        for name in self._PER_GROUP:
+            getattr(self, name)[features] = getattr(own, name)
+        kept = own.matches()
+        self._keep(kept._replace(features=features[kept.features.long()]))
+
+    def _keep(self, found: Found) -> None:
+        stop = self._n_kept + len(found.values)
+        for room, array in zip(self._room, found, strict=True):
+            room[self._n_kept : stop] = array
+        self._n_kept = stop
+
+    def matches(self) -> Found:
+        """Return the matches of the groups settled so far, in no order."""
+        return Found(*(room[: self._n_kept] for room in self._room))
+
+
+class Found(NamedTuple):
+    """Candidates: pairs with their affinities."""
+
+    tokens: Tensor
+    features: Tensor
+    values: Tensor
+
+    @classmethod
+    def joined(cls, parts: list[Found]) -> Found:
+        """Return the candidates of all parts."""
+        return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def some(self, positions: Tensor) -> Found:
+        """Return those at some positions."""
+        return Found(*(array.index_select(0, positions) for array in self))
+
+    def ranked(self, rule: Rule, shape: tuple[int, int], n_groups: int) -> Ranked:
+        """Return their order under a rule."""
+        groups = rule.groups(self.tokens, self.features)
+        members = rule.members(self.tokens, self.features, shape[1])
+        n_members = shape[0] * shape[1] // max(1, n_groups)
+        return rank(groups, members, self.values, n_groups, n_members)
+
+
+def _screen(
+    affinities: Tiles,
+    rule: Rule,
+    caps: Tensor,
+    thresholds: Tensor,
+    restriction: dict[str, Tensor],
+) -> tuple[Found, Tensor, Tensor]:
+    """Collect the pairs that reach their group's threshold.
+
+    Returns
+    -------
+    found : Found
+    thresholds : Tensor of shape (n_groups,)
+        As given, or raised.
+    dropped : int64 Tensor of shape (n_groups,)
+        Candidates that reached the given thresholds and not the raised ones.
+    """
+    n_features = affinities.shape[1]
+    smallest = np.nextafter(
+        np.zeros((), torch.empty(0, dtype=affinities.dtype).numpy().dtype), 1
+    ).item()
+    limit = max(_OVERFLOW * int(caps.sum()), _MIN_OVERFLOW)
+    whole = affinities.one_chunk and not restriction
+    first = rule.first_look(n_features) if whole else None
+    parts: list[Found] = []
+    n_seen = n_seen_at_raise = 0
+    dropped = torch.zeros_like(caps)
+    for tile, features, tokens in affinities.tiles(**restriction, first=first):
+        over = rule.over_tile(thresholds.clamp(min=smallest), features, tokens)
+        rows, columns, values = tile.hits(over)
+        pairs = tokens.index_select(0, columns), features.index_select(0, rows)
+        parts.append(Found(*pairs, values))
+        n_seen += len(features)
+        raising = first is not None and n_seen < n_features
+        if raising and n_seen >= 2 * n_seen_at_raise:
+            n_seen_at_raise = n_seen
+            found = Found.joined(parts)
+            ranked = found.ranked(rule, affinities.shape, len(caps))
+            thresholds = rule.raised(thresholds, ranked, n_seen / n_features)
+            left = found.values >= thresholds[ranked.groups]
+            parts = [found.some(left.nonzero().view(-1))]
+            dropped += torch.bincount(ranked.groups[~left], minlength=len(caps))
+        if sum(len(part.values) for part in parts) > limit:
+            found = Found.joined(parts)
+            ranked = found.ranked(rule, affinities.shape, len(caps))
+            parts = [found.some(ranked.largest(caps))]
+            dropped += (ranked.counts() - caps).clamp(min=0)
+            # Below the cut of a full group nothing can match.
+            thresholds = torch.maximum(thresholds, ranked.value(caps))
+    return Found.joined(parts), thresholds, dropped
