@@ -354,7 +354,10 @@ class ChoiceSAE(FittedSAE):
 
 
 def _affinities(published: Parameters, sample: Sample) -> EncoderAffinities:
-    """Return the affinities of a sample, as encoding finds them, in float32."""
+    """Return the affinities of a sample, as encoding finds them, in float32.
+
+    Rows are centred in their own dtype: after that float32 can tell them apart.
+    """
     centred = replace(
         published, decoder_bias=torch.zeros_like(published.decoder_bias).float()
     )

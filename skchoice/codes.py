@@ -48,15 +48,6 @@ class SparseCodes:
         """Return the same matches with other values."""
         return SparseCodes(self.rows, self.cols, values, self.shape)
 
-    def first(self, n_matches: int) -> SparseCodes:
-        """Return the first matches."""
-        return SparseCodes(
-            self.rows[:n_matches],
-            self.cols[:n_matches],
-            self.values[:n_matches],
-            self.shape,
-        )
-
     def of_tokens(self, start: int, stop: int) -> SparseCodes:
         """Return the matches of some tokens, which then count from 0."""
         here = ((self.rows >= start) & (self.rows < stop)).nonzero().view(-1)

@@ -50,10 +50,8 @@ def checked(
             "vocabulary must have the text of token i at index i, got a mapping. Of a "
             "tokenizer: vocabulary = sorted(ids := tokenizer.get_vocab(), key=ids.get)."
         )
-    tokens, vocabulary = (
-        _sequence("tokens", tokens),
-        _sequence("vocabulary", vocabulary),
-    )
+    tokens = _sequence("tokens", tokens)
+    vocabulary = _sequence("vocabulary", vocabulary)
     if unembedding is not None:
         unembedding = _array(unembedding)
         if vocabulary is None:
