@@ -25,6 +25,11 @@ from skchoice.codes import SparseCodes
 from skchoice.ops import coarse, eager
 from skchoice.ops.coarse import CoarseInputs
 
+# Of encoder biases in training, for rows of norm 1. Below zero, so that a row that is
+# like no feature matches none. Without a limit the biases of most features may rise
+# until any row in an unusual direction matches thousands of them, and takes the matches
+# of the others under Mutual Choice.
+HIGHEST_BIAS = -0.02
 # Of one tile of pre-activations, near the size of the cache.
 _TILE_BYTES = 1 << 24
 # Where the first tile is to be small, the others grow by this factor to the full size.
@@ -75,14 +80,17 @@ class Parameters:
 def random_parameters(
     n_features: int, n_columns: int, relative: bool, generator: torch.Generator
 ) -> Parameters:
-    """Draw decoder directions uniformly; the encoder starts as their transpose."""
+    """Draw decoder directions uniformly; the encoder starts as their transpose.
+
+    Encoder biases start at their limit in training, :data:`HIGHEST_BIAS`.
+    """
     decoder = torch.randn(
         n_features, n_columns, generator=generator, dtype=torch.float32
     )
     torch.nn.functional.normalize(decoder, dim=1, out=decoder)
     return Parameters(
         decoder.clone(),
-        torch.zeros(n_features, dtype=torch.float32),
+        torch.full((n_features,), HIGHEST_BIAS, dtype=torch.float32),
         decoder,
         torch.zeros(n_columns, dtype=torch.float32),
         relative,

@@ -23,6 +23,7 @@ from skchoice.model import (
     DECODER_BIAS,
     ENCODER,
     ENCODER_BIAS,
+    HIGHEST_BIAS,
     EncoderAffinities,
     Parameters,
     Tokens,
@@ -100,12 +101,11 @@ class TrainingState:
         Of another centre or scale they would be so far off that it took Adam for ever
         to bring them back.
         """
-        biases = [(DECODER_BIAS, self.parameters.decoder_bias)]
-        if not self.parameters.relative:
-            biases.append((ENCODER_BIAS, self.parameters.encoder_bias))
-        for which, bias in biases:
-            bias.zero_()
-            self.optimizer.forget(which, slice(None))
+        parameters, optimizer = self.parameters, self.optimizer
+        parameters.decoder_bias.zero_()
+        parameters.encoder_bias.fill_(HIGHEST_BIAS)
+        for bias in (DECODER_BIAS, ENCODER_BIAS):
+            optimizer.forget(bias, slice(None))
         self.standardisation, self.allocator = new, WarmAllocator()
 
     def to(self, device: torch.device) -> TrainingState:
@@ -285,7 +285,10 @@ def _update(
             extra.decoder * parameters.decoder[extra.features]
         ).sum(1)
     optimizer.update(DECODER_BIAS, gradients.decoder_bias)
-    optimizer.update(ENCODER_BIAS, gradients.encoder_bias)
+    # One that is above the limit, as in models of other libraries, can only fall.
+    limit = parameters.encoder_bias.clamp(min=HIGHEST_BIAS)
+    biases = optimizer.update(ENCODER_BIAS, gradients.encoder_bias)
+    torch.minimum(biases, limit, out=biases)
     n_features = height = parameters.n_features
     if parameters.encoder.device.type == "cpu":
         height = max(1, _TILE_BYTES // parameters.encoder[0].nbytes)

@@ -449,7 +449,7 @@ def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
     drawn = caps_drawn(sae, mixture(n_rows))
     # Eight matches for the average feature take 200 rows.
     n_together = 2 if n_rows == 150 else 1
-    assert len(drawn) == 14 / n_together
+    assert len(drawn) == 10 / n_together
     assert min(caps.min() for caps in drawn) >= 1
     assert all(caps.sum() == 4 * n_rows * n_together for caps in drawn)
 
@@ -740,7 +740,7 @@ def test_a_short_fit_in_one_dimension_has_not_diverged(seed):
     sae = MutualChoiceSAE(k=19, batch_size=64, max_iter=2, random_state=0)
     with pytest.warns(DivergenceWarning):
         sae.fit(X)
-    assert 500 < sae.history_[-1]["fvu"] < len(sae.components_) ** 2
+    assert 100 < sae.history_[-1]["fvu"] < len(sae.components_) ** 2
 
 
 def test_a_feature_with_a_cap_of_zero_never_fires(mixture):

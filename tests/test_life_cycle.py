@@ -485,7 +485,7 @@ def test_fit_turns_from_mutual_to_feature_choice(X):
         ).fit(X)
 
     n_steps = 24
-    assert rules(fitted()) == ["MutualChoice"] * 8 + ["FeatureChoice"] * 16
+    assert rules(fitted()) == ["MutualChoice"] * 12 + ["FeatureChoice"] * 12
     assert rules(fitted(mutual_fraction=0.25)) == (
         ["MutualChoice"] * 6 + ["FeatureChoice"] * 18
     )

@@ -55,8 +55,8 @@ def test_random_parameters():
     assert parameters.n_features == 30 and parameters.relative
     torch.testing.assert_close(parameters.decoder.norm(dim=1), torch.ones(30))
     assert torch.equal(parameters.encoder, parameters.decoder)
-    assert not parameters.encoder_bias.any() and not parameters.decoder_bias.any()
-    assert parameters.encoder_bias.shape == (30,)
+    assert torch.equal(parameters.encoder_bias, torch.full((30,), -0.02))
+    assert not parameters.decoder_bias.any()
     assert parameters.decoder_bias.shape == (7,)
     # Training changes one and must not change the other.
     parameters.encoder += 1

@@ -19,6 +19,8 @@ from skchoice import TokenChoiceSAE, metrics
 # Thresholds are lowered by this factor to see what a lower one would let through.
 _LOWERED = 0.7
 _ROWS = 8192
+# To which rows are described, as a part of the standard deviation of their entries.
+_PRECISION = 0.1
 
 
 def judge(sae, train: NDArray, held_out: NDArray) -> dict:
@@ -45,6 +47,7 @@ def judge(sae, train: NDArray, held_out: NDArray) -> dict:
         "fvu_train": metrics.fvu(some, sae.inverse_transform(of_train)),
         **silent(sae, shipped, train),
         **zipf(density),
+        **described(held_out, x_hat, codes),
         "density_percentiles": np.percentile(density, [1, 10, 50, 90, 99]).tolist(),
         **difficulty(held_out, x_hat, codes),
     }
@@ -123,6 +126,13 @@ def zipf(density: NDArray) -> dict:
         "zipf_r2": fit.r2,
         "zipf_r2_middle": fit.r2_middle,
     }
+
+
+def described(X: NDArray, x_hat: NDArray, codes: sp.csr_matrix) -> dict:
+    """Return the bits per row that say which features fire, their values, the error."""
+    precision = _PRECISION * np.sqrt(np.float32(X).var(axis=0).mean())
+    bits = metrics.description_length(X, x_hat, codes, precision=float(precision))
+    return {f"bits_{name}": value for name, value in bits._asdict().items()}
 
 
 def difficulty(X: NDArray, x_hat: NDArray, codes: sp.csr_matrix) -> dict:

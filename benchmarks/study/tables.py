@@ -70,8 +70,14 @@ COLUMNS = (
     ("middle", lambda cells: spread((c["zipf_r2_middle"] for c in cells), 3)),
     ("spread of L0", lambda cells: spread((c["l0_std"] for c in cells), 1)),
     ("L0 ~ error", lambda cells: spread((c["l0_of_difficulty"] for c in cells), 2)),
+    ("bits", lambda cells: spread((bits(c) for c in cells), 0)),
     ("CPU s", lambda cells: spread((c["fit_cpu_seconds"] for c in cells), 0)),
 )
+
+
+def bits(cell: dict) -> float:
+    """Return the bits per row of the whole description."""
+    return sum(cell[f"bits_{part}"] for part in ("features", "values", "error"))
 
 
 def last(cell: dict, name: str) -> float:

@@ -59,7 +59,7 @@ default="zipf"
     min_cap : {0, 1}, default=0
         With 1 every feature may match in every allocation, as in the paper. Needs
         ``k * batch_size >= n_features``.
-    mutual_fraction : float in [0, 1], default=0.3
+    mutual_fraction : float in [0, 1], default=0.5
         Share of the training steps that come first, under Mutual Choice. With 0 Zipf
         caps begin with the feature indices as ranks, learned ones equal.
     {parameters}
@@ -107,7 +107,7 @@ default="zipf"
         zipf_exponent=None,
         zipf_offset=None,
         min_cap=0,
-        mutual_fraction=0.3,
+        mutual_fraction=0.5,
         aux="zipf",
         aux_coef=1 / 32,
         aux_k=None,
