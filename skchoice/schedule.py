@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-# Radians by which a step of Adam turns a decoder row at most, or nearly so, in a batch
-# with one match for the average feature ...
-_TURN = 0.045
-# ... and the matches up to which more of them allow for larger steps.
-_MANY_MATCHES = 2.5
+# Radians by which a step of Adam turns a decoder row, or nearly so, in a batch of as
+# many rows as there are features ...
+_TURN = 0.25
+# ... and the rows, of each feature, up to which more of them allow for larger steps.
+_MANY_ROWS = 0.4
 
 
 def auto_batch_size(n_rows: int, n_features: int, k: float) -> int:
@@ -32,22 +32,23 @@ def auto_batch_size(n_rows: int, n_features: int, k: float) -> int:
     return math.ceil(max(math.sqrt(n_rows) / 2, n_features / k))
 
 
-def auto_learning_rate(n_columns: int, matches_per_feature: float) -> float:
+def auto_learning_rate(n_columns: int, rows_per_feature: float) -> float:
     """Return a peak learning rate for rows of median norm 1.
 
     Adam moves each number by about the learning rate, and so turns a decoder row of
-    unit norm by about that times the root of its length: this is what is kept the same.
-    Gradients of few matches are noisy, by the root of their number, and with steps that
-    are too large for them features die.
+    unit norm by about that times the root of its length. How far it may turn grows with
+    the root of the matches it learns from, whose average has so much less noise, and
+    falls with the root of ``k``: the features of a row all turn by its one error, and
+    what they change adds up. ``k`` cancels, and rows per feature are left. With steps
+    that are too large features die; with steps too small a short run ends too early.
 
     Parameters
     ----------
     n_columns : int
-    matches_per_feature : float
-        Expected in a batch, on average.
+    rows_per_feature : float
+        Rows of a batch over the number of features.
     """
-    matches = min(matches_per_feature, _MANY_MATCHES)
-    return _TURN * math.sqrt(matches / n_columns)
+    return _TURN * math.sqrt(min(rows_per_feature, _MANY_ROWS) / n_columns)
 
 
 def linear_schedule(
