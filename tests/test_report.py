@@ -474,8 +474,8 @@ def test_without_tokens_rows_are_numbers(fitted, X, tmp_path):
             dict(unembedding=np.full((12, 1), np.nan), vocabulary=["a"]),
             "must be finite numbers",
         ),
-        (dict(n_contexts=0), "n_contexts must be an integer from 1"),
-        (dict(context_width=-1), "context_width must be an integer from 0"),
+        (dict(n_contexts=0), "n_contexts must be an integer at least 1"),
+        (dict(context_width=-1), "context_width must be an integer at least 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_work(

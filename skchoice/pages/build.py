@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
+from skchoice.arguments import check_integer
 from skchoice.fitted import check_autoencoder
 from skchoice.inputs import Rows
 from skchoice.pages.details import Details
@@ -136,8 +136,8 @@ def report(
     '<!doctype html>'
     """
     check_autoencoder(sae)
-    _check_at_least(1, n_contexts=n_contexts)
-    _check_at_least(0, context_width=context_width)
+    check_integer("n_contexts", n_contexts, 1)
+    check_integer("context_width", context_width, 0)
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"There is no folder {path.parent} to write {path.name} to.")
@@ -179,12 +179,6 @@ def report(
                     progress.update()
         page.write(path)
     return path
-
-
-def _check_at_least(least: int, **named: Any) -> None:
-    for name, value in named.items():
-        if not isinstance(value, Integral) or int(value) < least:
-            raise ValueError(f"{name} must be an integer from {least}, got {value!r}.")
 
 
 def _read(
