@@ -4,7 +4,8 @@
 
 Needs ``dictionary_learning`` (`make interop` sets up an environment that has it). All
 get the same rows in the same number of steps, and each the best of the same learning
-rates; ReLU with an L1 penalty two of them, at several penalties. A peer is judged twice: gated as it ships, and by a threshold that gives an L0 of k on held-out rows.
+rates; ReLU with an L1 penalty two of them, at several penalties. A peer is judged
+twice: gated as it ships, and by a threshold that gives an L0 of k on held-out rows.
 """
 
 from __future__ import annotations
