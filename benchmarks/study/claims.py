@@ -139,6 +139,10 @@ CLAIMS: list[tuple[str, Callable[[Cells, Cells], Verdict | None]]] = [
         "Feature Choice (learned caps) reconstructs better than Mutual Choice",
         lower(LEARNED, "mutual", "large", "lm"),
     ),
+    (
+        "Feature Choice (Zipf) reconstructs better than Mutual Choice, four times as wide",
+        lower(ZIPF, "mutual", "wide", "lm"),
+    ),
     ("Feature Choice has no dead features", no_dead("large", "lm", ZIPF, LEARNED)),
     (
         "Nor has it at four times the width",
