@@ -741,7 +741,7 @@ def test_a_short_fit_in_one_dimension_has_not_diverged(seed):
     sae = MutualChoiceSAE(k=19, batch_size=64, max_iter=2, random_state=0)
     with pytest.warns(DivergenceWarning):
         sae.fit(X)
-    assert 100 < sae.history_[-1]["fvu"] < len(sae.components_) ** 2
+    assert 500 < sae.history_[-1]["fvu"] < len(sae.components_) ** 2
 
 
 def test_a_feature_with_a_cap_of_zero_never_fires(mixture):

@@ -18,8 +18,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-# What ours use in the comparison: the learning rate that its 72 steps come to, and the
-# shares of a run that it rises and falls in.
+# What all arms share in the comparison: the learning rate, and the shares of a run that
+# it rises and falls in.
 LEARNING_RATE, WARMUP, DECAY = 3e-3, 0.05, 0.5
 
 

@@ -29,7 +29,8 @@ TOKEN_RATES = {
 TOKEN_BEST = {"lm": 2.6e-3, "minilm": 3e-3, "digits": 2e-2}
 
 # The three data sets at a size that a laptop does in seconds. Batch size and learning
-# rate are the defaults of this length, written out so that cells stay what they are.
+# rate are near the defaults of this length, written out so that cells stay what they
+# are.
 SMALL = {
     "lm": dict(
         n_features=2048,
