@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--arms", choices=(*OURS, *PEERS), nargs="*")
     options = parser.parse_args()
     rows = load("lm", options.folder)
     rows = rows._replace(train=rows.train[: options.tokens])
@@ -80,7 +81,7 @@ def main() -> None:
             results[key] = add(options.out, key, about | found)[key]
         return results[key]["fvu"]
 
-    for name in (*OURS, *PEERS):
+    for name in options.arms or (*OURS, *PEERS):
         rates = RATES[:2] if name.startswith("ReLU") else RATES
         best = min(rates, key=lambda rate: run(name, rate, 0))
         for seed in SEEDS[1:] if name in (*OURS, BATCH_TOP_K) else ():

@@ -150,9 +150,22 @@ def test_probes_are_judged_on_what_is_known():
 
     y = np.array(["a", "b", "c", probes.UNKNOWN] * 30)
     columns = np.float32(y[:, None] == np.array(["a", "b", "c"]))
-    found = probes.judged(columns, y, columns[:40], y[:40])
+    right, found = probes.judged(columns, y, columns[:40], y[:40])
+    assert right.all() and len(right) == 30
     assert (found["accuracy"], found["n_fitted"], found["n_judged"]) == (1.0, 90, 30)
     assert found["most_frequent"] == pytest.approx(1 / 3)
+
+
+def test_a_gain_has_an_interval_over_documents():
+    pytest.importorskip("transformers")
+    import probes
+
+    document = np.repeat([3, 5, 8, 9], [50, 30, 20, 100])
+    other = np.arange(200) % 2 == 0
+    assert probes.gain(other, other, document) == [0, 0, 0]
+    # Right in one document alone, which may be drawn never or four times.
+    mean, low, high = probes.gain(other | (document == 9), other, document)
+    assert mean == 0.25 and low == 0 and high > 0.4
 
 
 def test_a_dictionary_is_like_itself(sae):
