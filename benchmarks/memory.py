@@ -3,27 +3,36 @@
     python benchmarks/memory.py --out benchmarks/results/memory.json
 
 ``fit``: peak resident memory, and what of it is neither there before nor X, weights or
-optimizer state, at two widths. ``stream``: the same for a float16 memmap larger than
-the buffers, in anonymous memory, so that cached file pages do not count. Each
-measurement runs in a process of its own. Linux only (/proc).
+optimizer state, at several widths and one batch size; ``in_use_mb`` is the same where
+the C library gives freed blocks back at once, so that it does not count what lies
+free between blocks in use. ``stream``: the first for a float16 memmap larger than the
+buffers, in anonymous memory, so that cached file pages do not count. Each measurement
+runs in a process of its own. Linux with glibc only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import warnings
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import results_file
 
 MB = 1e6
+BATCH_SIZE = 4096
+WIDTHS = [8192, 32768, 131072]
+RULES = {"mutual": "MutualChoiceSAE", "feature": "FeatureChoiceSAE"}
+# Blocks of this many bytes are mapped by themselves, and unmapped when they are freed.
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
 
 
 def status(field: str) -> float:
@@ -64,19 +73,23 @@ def made_up_rows(n_rows: int, n_columns: int, seed: int = 0) -> np.ndarray:
     return (weights @ basis + 1.0).astype(np.float16)
 
 
-def measure_fit(n_features: int, path: str | None) -> dict:
-    """Fit FeatureChoiceSAE on 36,576 rows of 576 numbers."""
-    from skchoice import FeatureChoiceSAE
+def measure_fit(rule: str, n_features: int, path: str | None) -> dict:
+    """Fit an estimator to 36,576 rows of 576 numbers."""
+    import skchoice
 
     X = np.load(path)["activations"] if path else made_up_rows(36576, 576)
-    FeatureChoiceSAE(n_features=64, k=4, max_iter=1).fit(X[:512])  # loads libraries
+    estimator = getattr(skchoice, RULES[rule])
+    settings = {"max_iter": 1, "random_state": 0}
+    estimator(64, 4, **settings).fit(X[:512])  # loads libraries
     start = time.perf_counter()
     with Peak("VmRSS") as peak:
-        FeatureChoiceSAE(n_features=n_features, k=32, max_iter=1, random_state=0).fit(X)
+        estimator(n_features, 32, batch_size=BATCH_SIZE, **settings).fit(X)
     needed = 6 * n_features * X.shape[1] * 4 / MB  # encoder, decoder, two moments each
     return {
         "what": "fit",
+        "rule": rule,
         "n_features": n_features,
+        "batch_size": BATCH_SIZE,
         "peak_mb": peak.value,
         "beyond_mb": peak.value - peak.start - needed,
         "seconds": time.perf_counter() - start,
@@ -129,30 +142,42 @@ def main() -> None:
     """Run each measurement in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--activations", help=".npz with an array 'activations'")
-    parser.add_argument("--features", type=int, nargs="*", default=[32768, 131072])
+    parser.add_argument("--features", type=int, nargs="*", default=WIDTHS)
+    parser.add_argument("--rules", choices=RULES, nargs="*", default=list(RULES))
     parser.add_argument("--gigabytes", type=float, default=4.0, help="0 to leave out")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only", help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.only == "stream":
+    if options.only == ["stream"]:
         print(json.dumps(measure_stream(options.gigabytes)))
         return
     if options.only:
-        print(json.dumps(measure_fit(int(options.only), options.activations)))
+        rule, n_features = options.only
+        print(json.dumps(measure_fit(rule, int(n_features), options.activations)))
         return
-    jobs = [str(n) for n in options.features] + ["stream"] * (options.gigabytes > 0)
     results = []
-    for job in jobs:
-        done = subprocess.run(
-            [sys.executable, *sys.argv, "--only", job],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        results.append(json.loads(done.stdout.splitlines()[-1]))
+    for rule, n_features in product(options.rules, options.features):
+        found = alone([rule, str(n_features)])
+        found["in_use_mb"] = alone([rule, str(n_features)], RETURNED)["beyond_mb"]
+        results.append(found)
+        print(found, flush=True)
+    if options.gigabytes > 0:
+        results.append(alone(["stream"]))
         print(results[-1], flush=True)
     results_file.write(options.out, results)
+
+
+def alone(only: list[str], environment: dict[str, str] | None = None) -> dict:
+    """Run one measurement in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, *sys.argv, "--only", *only],
+        env=os.environ | (environment or {}),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

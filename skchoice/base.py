@@ -27,7 +27,7 @@ from skchoice.reservoir import Reservoir
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
 from skchoice.samples import Sample, UnitsSample
-from skchoice.schedule import linear_schedule
+from skchoice.schedule import endless_schedule, linear_schedule
 from skchoice.start import new_state, sample_size, state_to_go_on_from
 from skchoice.training import (
     Standardisation,
@@ -176,7 +176,8 @@ class ChoiceSAE(FittedSAE):
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Train on the rows of X once, going on from earlier calls.
 
-        The learning rate is constant. A uniform sample of all rows that came this way
+        The learning rate falls with the root of all rows seen so far, those of an
+        earlier :meth:`fit` too. A uniform sample of all rows that came this way
         is kept (those of an earlier :meth:`fit` are not): after each call the
         thresholds are calibrated on it, and where it shows that the first calls were
         far from the centre and scale of the data, training goes on with its own.
@@ -224,14 +225,20 @@ class ChoiceSAE(FittedSAE):
                 state.restandardise(standardisation)
         before = None if first else getattr(self, "provenance_", None)
         names["provenance_"] = provenance.describe(rows, before)
-        rate = self._peak_learning_rate(rows, batch_size)
+        schedule = endless_schedule(
+            self._peak_learning_rate(rows, batch_size),
+            max((one["n_tokens"] for one in state.history), default=0),
+            batch_size,
+            self._n_features(rows.shape[1]),
+            self.k,
+        )
         self._train(
             Progress(state, seed),
             shuffled_batches(rows, rows.units(), batch_size, seed),
             batch_size,
             n_steps,
             lambda step: None,
-            lambda step: rate,
+            schedule,
             lambda progress: None,
         )
         n_iter = 1 if first else self.n_iter_ + 1

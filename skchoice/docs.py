@@ -43,7 +43,9 @@ learning_rate : float or "auto", default="auto"
     n_features``: the larger the batch, the less noisy are gradients, and the further
     a step may turn a decoder row.
 warmup_fraction, decay_fraction : float, default=0.05, 0.5
-    Shares of the steps in which the learning rate rises from and falls to zero.
+    Shares of the steps in which the learning rate rises from and falls to zero. In
+    ``partial_fit``, which knows no end, it falls with the root of the rows seen: to
+    ``sqrt(0.5)`` of the peak where the average feature has had 300 matches.
 n_calibration : int, default=None
     Rows set aside from training to calibrate the thresholds on, since features fire
     less often on rows they were trained on. None takes a tenth of the rows, at most

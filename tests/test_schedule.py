@@ -11,9 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
+from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, load
 from skchoice.optimizer import Adam
-from skchoice.schedule import auto_batch_size, auto_learning_rate, linear_schedule
+from skchoice.schedule import (
+    auto_batch_size,
+    auto_learning_rate,
+    endless_schedule,
+    linear_schedule,
+)
 
 
 @given(
@@ -42,6 +47,31 @@ def test_schedule_by_hand():
     constant = linear_schedule(4, 0.1, 0.0, 0.0)
     assert [constant(step) for step in range(4)] == [0.1] * 4
     assert linear_schedule(1, 0.1, 0.05, 0.2)(0) > 0.01
+
+
+def test_endless_schedule_by_hand():
+    # After 600 rows the average of 8 features has had 300 of their 4 matches each.
+    schedule = endless_schedule(2.0, 0, 100, 8, 4)
+    assert_allclose([schedule(0), schedule(6), schedule(48)], [2, 2**0.5, 2 / 3])
+    later = endless_schedule(2.0, 600, 50, 8, 4)
+    assert_allclose([later(step) for step in (0, 2)], [schedule(6), schedule(7)])
+
+
+@pytest.mark.parametrize("choice", [TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE])
+@pytest.mark.filterwarnings("ignore::skchoice.exceptions.SAEWarning")
+def test_partial_fit_counts_all_rows_seen(choice, tmp_path):
+    X = np.random.default_rng(0).normal(size=(400, 16))
+    sae = choice(24, 4, batch_size=40, learning_rate=0.01, random_state=0)
+    sae.fit(X[:200], y=None)
+    n_before = sae.history_[-1]["n_tokens"]
+    for part in (X[:200], X[200:]):
+        sae.save(tmp_path / "sae.safetensors")
+        sae = load(tmp_path / "sae.safetensors").partial_fit(part)
+    # The first call starts with a fresh count of rows, and no row counts twice.
+    last = sae.history_[-1]
+    assert last["n_tokens"] == 400
+    schedule = endless_schedule(0.01, max(n_before, 200), 40, 24, 4)
+    assert_allclose(last["learning_rate"], schedule(4))
 
 
 # ----------------------------------------------------------------------------- "auto"
