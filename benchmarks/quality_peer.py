@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--arms", choices=(*OURS, *PEERS), nargs="*")
+    parser.add_argument("--rates", type=float, nargs="*", default=RATES)
     options = parser.parse_args()
     rows = load("lm", options.folder)
     rows = rows._replace(train=rows.train[: options.tokens])
@@ -82,7 +83,7 @@ def main() -> None:
         return results[key]["fvu"]
 
     for name in options.arms or (*OURS, *PEERS):
-        rates = RATES[:2] if name.startswith("ReLU") else RATES
+        rates = options.rates[:2] if name.startswith("ReLU") else options.rates
         best = min(rates, key=lambda rate: run(name, rate, 0))
         for seed in SEEDS[1:] if name in (*OURS, BATCH_TOP_K) else ():
             run(name, best, seed)

@@ -23,8 +23,10 @@ from skchoice.training import TrainingState
 _REFRESH = 8
 # Matches of the average feature in an allocation. How many tokens want a feature varies
 # about its cap by the root of it: where caps are small, many matches are misplaced.
-_MATCHES = 8
-# Rows of an allocation at most, unless a batch has more.
+_MATCHES = 16
+# Rows of an allocation at most, unless a batch has more: for each feature, since steps
+# that turn features while their matches stay grow with the root of it, and in all.
+_ROWS_PER_FEATURE = 0.5
 _MOST_ROWS = 8192
 
 
@@ -203,7 +205,8 @@ default="zipf"
         if self._begins_mutual(state, progress):
             return 1
         n_features = state.parameters.n_features
-        return min(math.ceil(_MATCHES * n_features / self.k), _MOST_ROWS)
+        share = min(_MATCHES / self.k, _ROWS_PER_FEATURE)
+        return min(math.ceil(share * n_features), _MOST_ROWS)
 
     def _rule(
         self, state: TrainingState, n_tokens: int, progress: float | None
