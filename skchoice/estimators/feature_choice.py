@@ -21,12 +21,12 @@ from skchoice.training import TrainingState
 
 # Caps follow what the features want after this many allocations.
 _REFRESH = 8
-# Matches of the average feature in an allocation. How many tokens want a feature varies
-# about its cap by the root of it: where caps are small, many matches are misplaced.
-_MATCHES = 16
-# Rows of an allocation at most, unless a batch has more: for each feature, since steps
-# that turn features while their matches stay grow with the root of it, and in all.
-_ROWS_PER_FEATURE = 0.5
+# Matches of the average feature in an allocation: half of k, within these bounds. How
+# many tokens want a feature varies about its cap by the root of it: where caps are
+# small, many matches are misplaced. Where they are large, features turn too far while
+# their matches stay: by an angle that grows with the root of matches over k.
+_FEWEST_MATCHES, _MOST_MATCHES = 8, 16
+# Rows of an allocation at most, unless a batch has more.
 _MOST_ROWS = 8192
 
 
@@ -205,8 +205,8 @@ default="zipf"
         if self._begins_mutual(state, progress):
             return 1
         n_features = state.parameters.n_features
-        share = min(_MATCHES / self.k, _ROWS_PER_FEATURE)
-        return min(math.ceil(share * n_features), _MOST_ROWS)
+        matches = min(max(_FEWEST_MATCHES, self.k / 2), _MOST_MATCHES)
+        return min(math.ceil(matches * n_features / self.k), _MOST_ROWS)
 
     def _rule(
         self, state: TrainingState, n_tokens: int, progress: float | None
