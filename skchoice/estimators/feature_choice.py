@@ -38,10 +38,10 @@ class FeatureChoiceSAE(ChoiceSAE):
     affinities to it, and the caps ``m_j`` sum to ``round(k * n_tokens)`` (Ayonrinde
     2024, arXiv 2411.02124, section 3.2). Since every feature has a share of the
     matches, none dies. In training the caps hold for as many rows as give the average
-    feature eight matches, up to 8192, if that is more than a batch: these get their
-    matches together, and then a step is taken on each batch. Training begins with
-    Mutual Choice, which shows how often each feature wants to fire; its densities rank
-    the features for the caps. From then on
+    feature ``k / 2`` matches, at least 8 and at most 16, but for no more than 8192, if
+    that is more than a batch: these get their matches together, and then a step is
+    taken on each batch. Training begins with Mutual Choice, which shows how often each
+    feature wants to fire; its densities rank the features for the caps. From then on
     the ranks follow what the features want, told by their cuts: the largest affinity
     that a cap keeps from matching (:mod:`skchoice.demand`). At inference one threshold
     for each feature, calibrated to its cap, decides for each row alone.
