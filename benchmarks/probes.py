@@ -67,7 +67,9 @@ def main() -> None:
             other = on_activations.setdefault(label, right)
             document = rows.held_out_tokens["document"][y_new != UNKNOWN]
             about = {"group": group, "columns": name, "label": label}
-            found = about | found | {"gain": gain(right, other, document)}
+            gained = gain(right, other, document)
+            reached = {"gain": gained, "within_2_points": bool(gained[0] >= -0.02)}
+            found = about | found | reached
             print(found, flush=True)
             results = add(options.out, keys[name, label], found)
 
