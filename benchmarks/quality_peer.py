@@ -1,6 +1,7 @@
 """Autoencoders as dictionary_learning ships them, beside ours on the same rows.
 
     python benchmarks/quality_peer.py --folder activations
+    python benchmarks/quality_peer.py --folder activations --small   # some minutes
 
 Needs ``dictionary_learning`` (`make interop` sets up an environment that has it). All
 get the same rows in the same number of steps, and each the best of the same learning
@@ -10,19 +11,19 @@ twice: gated as it ships, and by a threshold that gives an L0 of k on held-out r
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 from results_file import add, read
 from study import peers
 from study.judge import judge
+from study.options import parser
 from study.rows import Rows, load
 
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
 
-OUT = Path(__file__).parent / "results" / "study" / "quality_peer.json"
+SIZE, TOKENS = {"n_features": 8192, "k": 32, "batch_size": 512}, 100_000
+SMALL, SMALL_TOKENS = {"n_features": 2048, "k": 32, "batch_size": 194}, 20_000
 RATES = (2.5e-3, 5e-3, 1.25e-3, 1e-2)
 PENALTIES = (0.02, 0.04, 0.08)
 SEEDS = range(3)
@@ -41,28 +42,20 @@ PEERS: dict[str, tuple[Any, Any]] = {
 
 def main() -> None:
     """Run what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("activations"))
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--n-features", type=int, default=8192)
-    parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=100_000)
-    parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--arms", choices=(*OURS, *PEERS), nargs="*")
-    parser.add_argument("--rates", type=float, nargs="*", default=RATES)
-    options = parser.parse_args()
+    asked = parser(__doc__, "quality_peer")
+    asked.add_argument("--tokens", type=int, help="to train on")
+    asked.add_argument("--arms", choices=(*OURS, *PEERS), nargs="*")
+    asked.add_argument("--rates", type=float, nargs="*", default=RATES)
+    options = asked.parse_args()
+    size, n_train = (SMALL, SMALL_TOKENS) if options.small else (SIZE, TOKENS)
+    n_train = options.tokens or n_train
     rows = load("lm", options.folder)
-    rows = rows._replace(train=rows.train[: options.tokens])
-    size = {
-        "n_columns": rows.train.shape[1],
-        "n_features": options.n_features,
-        "k": options.k,
-        "batch_size": options.batch_size,
-    }
+    rows = rows._replace(train=rows.train[:n_train])
+    size = {"n_columns": rows.train.shape[1], **size}
     results = read(options.out)
 
     def run(name: str, rate: float, seed: int) -> float:
-        key = f"{name}/{options.n_features}/{options.tokens}/{rate:g}/{seed}"
+        key = f"{name}/{size['n_features']}/{n_train}/{rate:g}/{seed}"
         if key not in results:
             start = time.process_time()
             if name in OURS:
@@ -85,7 +78,8 @@ def main() -> None:
     for name in options.arms or (*OURS, *PEERS):
         rates = options.rates[:2] if name.startswith("ReLU") else options.rates
         best = min(rates, key=lambda rate: run(name, rate, 0))
-        for seed in SEEDS[1:] if name in (*OURS, BATCH_TOP_K) else ():
+        several = name in (*OURS, BATCH_TOP_K) and not options.small
+        for seed in SEEDS[1:] if several else ():
             run(name, best, seed)
 
 
