@@ -476,6 +476,7 @@ def test_without_tokens_rows_are_numbers(fitted, X, tmp_path):
         ),
         (dict(n_contexts=0), "n_contexts must be an integer at least 1"),
         (dict(context_width=-1), "context_width must be an integer at least 0"),
+        (dict(title=5), "title must be a string or None, got 5"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_work(

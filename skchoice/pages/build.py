@@ -138,6 +138,8 @@ def report(
     check_autoencoder(sae)
     check_integer("n_contexts", n_contexts, 1)
     check_integer("context_width", context_width, 0)
+    if not isinstance(title, str | None):
+        raise ValueError(f"title must be a string or None, got {title!r}.")
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"There is no folder {path.parent} to write {path.name} to.")
