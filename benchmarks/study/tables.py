@@ -71,7 +71,6 @@ COLUMNS = (
     ("spread of L0", lambda cells: spread((c["l0_std"] for c in cells), 1)),
     ("L0 ~ error", lambda cells: spread((c["l0_of_difficulty"] for c in cells), 2)),
     ("bits", lambda cells: spread((bits(c) for c in cells), 0)),
-    ("CPU s", lambda cells: spread((c["fit_cpu_seconds"] for c in cells), 0)),
 )
 
 
