@@ -194,7 +194,8 @@ def encode_store(
     Returns
     -------
     codes : CodeStore
-        The same as ``sae.transform(store)``, row by row.
+        The same as ``sae.transform(store)``, row by row; on some processors but for
+        rounding, where shards are of other lengths.
 
     Raises
     ------
@@ -213,8 +214,8 @@ def encode_store(
     >>> sae = MutualChoiceSAE(n_features=64, k=8, max_iter=2, random_state=0).fit(X)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     codes = encode_store(sae, X, folder, shard_rows=500)
-    ...     bool((CodeStore(folder)[:] != sae.transform(X)).nnz)
-    False
+    ...     bool(abs(CodeStore(folder)[:] - sae.transform(X)).max() < 1e-4)
+    True
     """
     check_autoencoder(sae)
     check_integer("shard_rows", shard_rows, 1)

@@ -43,7 +43,10 @@ def codes(sae, rows, tmp_path_factory):
 def assert_same_codes(found, expected):
     assert found.shape == expected.shape and found.dtype == expected.dtype
     assert found.has_sorted_indices
-    assert (found != expected).nnz == 0 and found.nnz == expected.nnz
+    np.testing.assert_array_equal(found.indptr, expected.indptr)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    # Some processors round products of few rows otherwise than those of many.
+    np.testing.assert_allclose(found.data, expected.data, rtol=1e-5, atol=1e-6)
 
 
 def test_every_estimator(Estimator, X, rows, tmp_path):
