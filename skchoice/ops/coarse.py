@@ -1,7 +1,7 @@
 """Screening in bfloat16: find candidates cheaply, then compute them in float32.
 
-On a processor with matrix units a bfloat16 product takes a fraction of the time of a
-float32 one. Rounding both operands moves an affinity by at most::
+On a processor with instructions for bfloat16 such a product takes a fraction of the
+time of a float32 one. Rounding both operands moves an affinity by at most::
 
     |w . x - w~ . x~|  <=  |w - w~| |x| + |w~| |x - x~|
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from skchoice.ops import eager
 
-# Columns of bounds, and then of zeros: matrix units like a multiple of this.
+# Columns of bounds, and then of zeros: the product likes a multiple of this.
 _MULTIPLE = 32
 # Of the inputs whose affinities are computed in float32 one after the other: near the
 # cache, or else to read them again and again takes longer than to multiply.
@@ -35,7 +35,9 @@ _ROUNDING, _NOTHING = 2.0**-8, torch.finfo(torch.float32).tiny
 
 def supported(device: torch.device) -> bool:
     """Return whether the device multiplies bfloat16 matrices fast."""
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    cpu = torch.cpu
+    fast = cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+    return device.type == "cpu" and fast
 
 
 class CoarseInputs:
