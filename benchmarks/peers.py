@@ -26,7 +26,6 @@ Of more arms than fit a short time, run some: the records of a file are kept.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,7 +37,7 @@ from activations import activations
 from arms import PEERS, Arm, Encoding, Entry, Size
 from step import ARMS as OURS
 from step import check_exact, prepare
-from timing import encoder_gemm, hardware, take_turns
+from timing import earlier, encoder_gemm, hardware, take_turns
 from torch import Tensor
 
 from skchoice import metrics
@@ -257,9 +256,9 @@ def show(record: dict) -> None:
 
 def merged(path: Path | None, document: dict) -> dict:
     """Return a document with the records of an older one that it does not replace."""
-    if path is None or not path.exists():
+    old = earlier(path)
+    if not old:
         return document
-    old = json.loads(path.read_text())
     if old["settings"] != document["settings"]:
         raise SystemExit(
             f"{path} has records of other settings, {old['settings']}. Give another "

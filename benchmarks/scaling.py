@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from activations import activations
 from step import ARMS, measure, prepare
-from timing import write
+from timing import earlier, write
 
 # (batch_size, n_columns, n_features, k), with each in turn away from the first.
 BASE = (2048, 512, 32768, 32)
@@ -61,9 +61,7 @@ def main() -> None:
     grid = GRID
     if options.sizes:
         grid = [tuple(map(int, size.split(","))) for size in options.sizes]
-    results = []
-    if options.out and options.out.exists():
-        results = json.loads(options.out.read_text())["results"]
+    results = earlier(options.out).get("results", [])
     names = ("rule", "batch_size", "n_columns", "n_features", "k")
     known = {tuple(one[name] for name in names) for one in results}
     for batch_size, n_columns, n_features, k in grid:

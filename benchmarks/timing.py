@@ -8,6 +8,7 @@ a preallocated output, in the faster of two layouts.
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Callable
@@ -97,6 +98,20 @@ def hardware() -> dict[str, str]:
         "hardware": f"{cpu_name()}, {threads} threads, {capability}",
         "torch": torch.__version__,
     }
+
+
+def earlier(out: Path | None) -> dict:
+    """Return what a file has, to add to it; times of two machines never mix."""
+    if out is None or not out.exists():
+        return {}
+    document = json.loads(out.read_text(encoding="utf-8"))
+    for name, value in hardware().items():
+        if document[name] != value:
+            raise SystemExit(
+                f"{out} has times of {document[name]}, and this is {value}. Give "
+                "another --out, or delete it."
+            )
+    return document
 
 
 def write(out: Path | None, activations: Path | None, results: list[dict]) -> None:

@@ -90,6 +90,9 @@ def test_peers(script, rows, tmp_path, monkeypatch, capsys):
             assert variant.endswith("bfloat16") or one["error_difference"] < 1e-4
     with pytest.raises(SystemExit, match="other settings"):
         script("peers", "time", *arguments, "--k", 5)
+    out.write_text(json.dumps(document | {"hardware": "another"}))
+    with pytest.raises(SystemExit, match="has times of another, and this is"):
+        script("peers", "time", *arguments)
     missing = [module.Entry("no-such-package", "mutual", "dense", "as shipped")]
     with pytest.raises(SystemExit, match="no-such-package is not installed"):
         module.installed(missing)
