@@ -34,8 +34,9 @@ OURS = {
 }
 BATCH_TOP_K = "BatchTopK"
 PEERS: dict[str, tuple[Any, Any]] = {
-    BATCH_TOP_K: (peers.batch_top_k, peers.common),
-    "BatchTopK, rows standardised": (peers.batch_top_k, peers.by_row),
+    BATCH_TOP_K: (peers.batch_top_k(False), peers.common),
+    "BatchTopK, dead revived": (peers.batch_top_k(True), peers.common),
+    "BatchTopK, rows standardised": (peers.batch_top_k(False), peers.by_row),
     **{f"ReLU, L1 {one:g}": (peers.relu(one), peers.common) for one in PENALTIES},
 }
 

@@ -59,7 +59,7 @@ def test_at_equal_l0_all_thresholds_have_one_factor(sae):
 
 def test_silent_features_are_looked_for_in_all_rows(sae):
     found = judge(sae, TRAIN, NEW)
-    rows = NEW if isinstance(sae, TokenChoiceSAE) else np.concatenate([NEW, TRAIN])
+    rows = np.concatenate([NEW, TRAIN])
     silent = sae.transform(rows).getnnz(0) == 0
     assert (found["dead"], found["dead_rows"]) == (silent.sum(), len(rows))
     assert 0 < found["fvu"] < 1

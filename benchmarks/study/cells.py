@@ -20,13 +20,19 @@ ESTIMATORS = {
     "feature": FeatureChoiceSAE,
 }
 ALL_SEEDS, SOME_SEEDS = range(5), range(3)
-# Learning rates tried for Token Choice with the first seed, and the best of them.
+# Learning rates tried for Token Choice with the first seed.
 TOKEN_RATES = {
     "lm": (1.3e-3, 1.9e-3, 2.6e-3, 3.7e-3, 5.2e-3),
     "minilm": (1.5e-3, 3e-3, 6e-3),
     "digits": (1e-2, 2e-2, 4e-2),
 }
-TOKEN_BEST = {"lm": 2.6e-3, "minilm": 3e-3, "digits": 2e-2}
+# The best of them on the rows held out, which is to its advantage; with all seeds.
+TOKEN_BEST = {
+    ("large", "lm"): 2.6e-3,
+    ("small", "lm"): 3.7e-3,
+    ("small", "minilm"): 3e-3,
+    ("small", "digits"): 2e-2,
+}
 
 # The three data sets at a size that a laptop does in seconds. Batch size and learning
 # rate are near the defaults of this length, written out so that cells stay what they
@@ -64,7 +70,7 @@ LARGE = dict(
     batch_size=512,
     learning_rate=2.6e-3,
 )
-WIDE = LARGE | dict(n_features=32768, batch_size=2048)
+WIDE = LARGE | dict(n_features=32768)
 
 
 class Cell(NamedTuple):
@@ -116,15 +122,17 @@ def _rules(group: str, name: str, size: dict, seeds: range) -> Iterator[Cell]:
         for caps in ("zipf", "learned"):
             settings = {**size, "caps": caps}
             yield Cell(group, name, f"feature, {caps}", "feature", settings, seed)
-        for rate in (TOKEN_BEST[name], *(() if seed else TOKEN_RATES[name])):
+        for rate in (TOKEN_BEST[group, name], *(() if seed else TOKEN_RATES[name])):
             settings = {**size, "learning_rate": rate}
             yield Cell(group, name, f"token, {rate:g}", "token", settings, seed)
 
 
 def _wide() -> Iterator[Cell]:
     for seed in range(2):
-        yield Cell("wide", "lm", "feature, zipf", "feature", WIDE, seed)
         yield Cell("wide", "lm", "mutual", "mutual", WIDE, seed)
+        for caps in ("zipf", "learned"):
+            settings = {**WIDE, "caps": caps}
+            yield Cell("wide", "lm", f"feature, {caps}", "feature", settings, seed)
 
 
 def _importance(name: str, size: dict) -> Iterator[Cell]:
@@ -169,7 +177,7 @@ def _sizes() -> Iterator[Cell]:
             own = {**size, "k": k}
             yield Cell("k", "lm", f"mutual, k={k}", "mutual", own, seed)
             yield Cell("k", "lm", f"feature, k={k}", "feature", own, seed)
-            rate = {**own, "learning_rate": TOKEN_BEST["lm"]}
+            rate = {**own, "learning_rate": TOKEN_BEST["small", "lm"]}
             yield Cell("k", "lm", f"token, k={k}", "token", rate, seed)
             own = {**own, "caps": "uniform"}
             yield Cell("k", "lm", f"feature, uniform, k={k}", "feature", own, seed)
@@ -178,5 +186,5 @@ def _sizes() -> Iterator[Cell]:
             label = f"{passes} passes"
             yield Cell("length", "lm", f"mutual, {label}", "mutual", own, seed)
             yield Cell("length", "lm", f"feature, {label}", "feature", own, seed)
-            rate = {**own, "learning_rate": TOKEN_BEST["lm"]}
+            rate = {**own, "learning_rate": TOKEN_BEST["small", "lm"]}
             yield Cell("length", "lm", f"token, {label}", "token", rate, seed)

@@ -96,25 +96,14 @@ def silent(sae, codes: sp.csr_matrix, train: NDArray) -> dict:
     """Count the features without a nonzero code in N rows, and say what N was.
 
     N is all rows there are, those held out and those to train on: a feature may be of a
-    topic that no document held out is about. Of the training rows only the features
-    silent until then are computed. Under Token Choice, where a feature cannot be
-    computed by itself, N is the held-out rows.
+    topic that no document held out is about.
     """
-    dead, n_rows = metrics.dead_features(codes), codes.shape[0]
-    if isinstance(sae, TokenChoiceSAE):
-        return {"dead": int(dead.sum()), "dead_rows": n_rows}
-    which = np.flatnonzero(dead)
-    weights, bias = sae.encoder_weights_[which], sae.encoder_bias_[which]
-    gates = np.maximum(sae.thresholds_[which], 0)
+    dead = metrics.dead_features(codes)
     for start in range(0, len(train), _ROWS):
         if not dead.any():
             break
-        x = np.float32(train[start : start + _ROWS]) - sae.decoder_bias_
-        if sae.importance == "relative":
-            x /= np.linalg.norm(x, axis=1, keepdims=True)
-        fired = (x @ weights.T + bias > gates).any(0)
-        dead[which[fired]] = False
-    return {"dead": int(dead.sum()), "dead_rows": n_rows + len(train)}
+        dead &= metrics.dead_features(sae.transform(train[start : start + _ROWS]))
+    return {"dead": int(dead.sum()), "dead_rows": codes.shape[0] + len(train)}
 
 
 def zipf(density: NDArray) -> dict:

@@ -59,20 +59,32 @@ def by_row(sample: Tensor) -> Units:
     return apply, undo
 
 
-def batch_top_k(size: dict, rate: float, schedule: dict, seed: int) -> Any:
-    """Return its BatchTopK, with a threshold that has steps enough to settle."""
-    return BatchTopKTrainer(
-        activation_dim=size["n_columns"],
-        dict_size=size["n_features"],
-        k=size["k"],
-        layer=0,
-        lm_name="",
-        lr=rate,
-        threshold_start_step=schedule["warmup_steps"],
-        seed=seed,
-        device="cpu",
-        **schedule,
-    )
+def batch_top_k(revived: bool) -> Callable[..., Any]:
+    """Return its BatchTopK, with a threshold averaged from the end of the warm-up.
+
+    It ships with an auxiliary loss for features that have been silent for ten million
+    rows, which none is in runs as short as these. ``revived`` counts as dead what our
+    estimators do.
+    """
+
+    def make(size: dict, rate: float, schedule: dict, seed: int) -> Any:
+        trainer = BatchTopKTrainer(
+            activation_dim=size["n_columns"],
+            dict_size=size["n_features"],
+            k=size["k"],
+            layer=0,
+            lm_name="",
+            lr=rate,
+            threshold_start_step=schedule["warmup_steps"],
+            seed=seed,
+            device="cpu",
+            **schedule,
+        )
+        if revived:
+            trainer.dead_feature_threshold = 100 * size["n_features"] // size["k"]
+        return trainer
+
+    return make
 
 
 def relu(penalty: float) -> Callable[..., Any]:
