@@ -46,6 +46,13 @@ def test_sparse_codes_and_stored_zeros():
     assert description_length(X, X_hat, stored, precision=0.5) == expected
 
 
+def test_values_of_one_place_are_added_up():
+    X, X_hat, _ = made(2)
+    codes = sparse.coo_array(([1.0, 2.0, 3.0], ([0, 0, 1], [0, 0, 1])), shape=(2, 2))
+    expected = description_length(X, X_hat, codes.toarray(), precision=0.5)
+    assert description_length(X, X_hat, codes, precision=0.5) == expected
+
+
 def test_a_unit_of_x_is_only_a_unit():
     X, X_hat, codes = made()
     bits = description_length(X, X_hat, codes, precision=0.25)
@@ -59,6 +66,11 @@ def test_halving_the_precision_costs_a_bit_for_each_number():
     fine = description_length(X, X_hat, codes, precision=0.005)
     assert fine.error - coarse.error == pytest.approx(X.shape[1], abs=1e-3)
     assert fine.features == coarse.features
+    # Of values in a continuum, too, as long as there are many more than steps.
+    codes *= np.random.default_rng(1).uniform(0.5, 1.5, codes.shape)
+    coarse = description_length(X, X_hat, codes, precision=0.5)
+    fine = description_length(X, X_hat, codes, precision=0.25)
+    assert fine.values - coarse.values == pytest.approx(l0(codes), rel=0.05)
 
 
 def test_no_match_and_no_error():
@@ -89,7 +101,11 @@ def test_a_dictionary_pays_on_real_rows():
         (np.zeros((3, 2)), np.zeros((3, 4)), 0.0, "positive"),
         (np.zeros((3, 2)), np.zeros((3, 4)), np.nan, "positive"),
         (np.zeros((3, 1)), np.zeros((3, 4)), 1.0, "same shape"),
+        (np.zeros((3, 2)), np.zeros((3, 4)), "a", "positive number, got 'a'"),
+        (np.zeros((3, 2)), np.zeros((3, 4)), np.ones(2), "positive number"),
         (np.zeros((3, 2)), np.zeros((2, 4)), 1.0, "one row for each of the 3"),
+        (np.zeros((3, 2)), np.full((3, 4), np.nan), 1.0, "codes must be finite"),
+        (np.full((3, 2), np.nan), np.zeros((3, 4)), 1.0, "X_hat must be finite"),
     ],
 )
 def test_bad_input(X_hat, codes, precision, message):

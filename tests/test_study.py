@@ -103,6 +103,40 @@ def test_the_baseline_is_the_best_learning_rate_and_seeds_are_paired():
     assert claims.lower("mutual", None, "wide", "lm")(results, {}) is None
 
 
+def test_of_equal_importance_the_baseline_is_the_best_of_the_small_table():
+    results = {
+        str(number): cell(*one)
+        for number, one in enumerate(
+            [
+                ("small", "lm", "token, 1", 0, 0.5),
+                ("small", "lm", "token, 2", 0, 0.4),
+                ("small", "lm", "token, 2", 1, 0.4),
+                ("importance", "lm", "token, relative", 0, 0.1),
+                ("importance", "lm", "mutual, absolute", 0, 0.2),
+                ("importance", "lm", "mutual, absolute", 1, 0.22),
+            ]
+        )
+    }
+    claim = claims.importance("mutual, absolute", None, "lm")
+    assert "of token, 2, -47.5 ± 3.5 %, 2 seeds" in claim(results, {})[1]
+
+
+def test_every_dead_feature_of_feature_choice_is_told():
+    one = cell("large", "lm", "feature, zipf", 0, 0.1) | {
+        "estimator": "feature",
+        "settings": {"n_features": 8},
+        "dead_rows": 100,
+        "dead": 0,
+    }
+    other = one | {"dead": 3, "seed": 1, "dead_rows": 200}
+    mutual = one | {"estimator": "mutual", "dead": 5}
+    verdict, figures = claims.no_dead({"a": one, "b": other, "c": mutual}, {})
+    assert verdict == "none in 1 of 2 fits"
+    assert figures.endswith(
+        "up to 200; dead: 3 of 8 in large lm: feature, zipf, seed 1"
+    )
+
+
 def test_claims_say_nothing_where_nothing_was_run():
     assert [claim({}, {}) for _, claim in claims.CLAIMS] == [None] * len(claims.CLAIMS)
 
@@ -124,6 +158,9 @@ def test_the_claim_about_caps_takes_the_larger_size():
     assert verdict == "confirmed" and figures.startswith("0.2000 more")
     losses = {name: one for name, one in losses.items() if one["group"] == "small"}
     assert claims.uniform({}, losses)[0] == "refuted in this size"
+    for one in losses.values():
+        one["recovered"] += 0.35
+    assert claims.uniform({}, losses)[0].startswith("cannot be here")
 
 
 def test_labels_know_where_a_token_is():
