@@ -37,7 +37,9 @@ class FeatureChoiceSAE(ChoiceSAE):
     In a batch, feature ``j`` matches the at most ``m_j`` tokens with the largest
     affinities to it, and the caps ``m_j`` sum to ``round(k * n_tokens)`` (Ayonrinde
     2024, arXiv 2411.02124, section 3.2). Since every feature has a share of the
-    matches, none dies. In training the caps hold for as many rows as give the average
+    matches, none dies where its share is some matches or more; where rows are so few
+    that the rarest expect less than one in all of them, these may be silent. In
+    training the caps hold for as many rows as give the average
     feature ``k / 2`` matches, at least 8 and at most 16, but for no more than 8192, if
     that is more than a batch: these get their matches together, and then a step is
     taken on each batch. Training begins with Mutual Choice, which shows how often each
@@ -70,7 +72,9 @@ default="zipf"
     ----------
     {attributes}
     caps_ : array of shape (n_features,)
-        Expected matches per token of each feature; they sum to ``k``.
+        Expected matches per token of each feature; they sum to ``k``. A feature has no
+        more than the calibration rows have positive affinities for, and the others
+        share what it leaves.
     zipf_fit_ : ZipfFit or None
         Fit of Zipf's law to the densities under Mutual Choice; None where that phase
         did not take place.
