@@ -15,8 +15,8 @@ images as these, the dictionary has to be paid for, too.
 #
 # A scorer is a function of a fitted estimator and held-out rows. Pixels are whole
 # numbers from 0 to 16, so a precision of one grey level describes them. The dictionary
-# is sent once for all images, at four bits for each of its numbers: for millions of rows
-# that is nothing, for these it decides.
+# is sent once for all images, at four bits for each of its numbers: of millions of rows
+# that is nothing, of these it decides.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,7 +24,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 
 from skchoice import MutualChoiceSAE, metrics
-
 
 X = load_digits().data
 

@@ -40,7 +40,7 @@ X = np.load(path, mmap_mode="r")
 # -----------
 
 train, test = slice(0, 4500), slice(4500, None)
-sae = FeatureChoiceSAE(n_features=192, k=5, max_iter=15, random_state=0)
+sae = FeatureChoiceSAE(n_features=192, k=4, max_iter=15, random_state=0)
 codes = sae.fit(X[train]).transform(X)
 print(f"{codes.shape[0]:,} rows, {codes.nnz / codes.shape[0]:.1f} features on each")
 

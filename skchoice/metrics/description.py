@@ -102,7 +102,8 @@ def description_length(
     >>> bits.features, bits.values, round(bits.error, 3)
     (2.0, 0.0, 0.509)
     """
-    if not (isinstance(precision, Real) and 0 < precision < np.inf):
+    number: bool = isinstance(precision, Real)
+    if not (number and 0 < precision < np.inf):
         raise ValueError(f"precision must be a positive number, got {precision!r}.")
     X, X_hat = check_pair(X, X_hat)
     n_rows, n_columns = X.shape
