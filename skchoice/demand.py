@@ -36,19 +36,15 @@ class Demand:
     ----------
     density : float64 Tensor of shape (n_features,)
         Matches per token, up to a factor that all features have in common.
-    n_updates : int
-        Allocations seen in this fit, or in this call of partial_fit.
     """
 
     def __init__(self, tracker: FiringTracker):
         self.density = tracker.density().clone()
         self._weight = float(min(tracker.window, tracker.n_tokens))
         self._longest = float(_WINDOWS * tracker.window)
-        self.n_updates = 0
 
     def update(self, caps: Tensor, cuts: Tensor, n_tokens: int) -> None:
         """Add an allocation: caps and cuts of the features, (n_features,)."""
-        self.n_updates += 1
         caps, cuts = caps.double(), cuts.double()
         level = (caps @ cuts) / caps.sum()
         if level > 0:

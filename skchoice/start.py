@@ -76,8 +76,6 @@ def state_to_go_on_from(estimator: FittedSAE, rows: Rows, seed: int) -> Training
         state.tracker.k = estimator.k
         state.caps, state.demand = None, None
         state.allocator = WarmAllocator()
-    if state.demand is not None:
-        state.demand.n_updates = 0  # Caps may be asked for by other parameters now.
     return state
 
 

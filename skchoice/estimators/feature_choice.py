@@ -19,8 +19,6 @@ from skchoice.model import EncoderAffinities
 from skchoice.rules import FeatureChoice, MutualChoice, Rule
 from skchoice.training import TrainingState
 
-# Caps follow what the features want after this many allocations.
-_REFRESH = 8
 # Matches of the average feature in an allocation: half of k, within these bounds. How
 # many tokens want a feature varies about its cap by the root of it: where caps are
 # small, many matches are misplaced. Where they are large, features turn too far while
@@ -225,10 +223,9 @@ default="zipf"
                 state.zipf_fit = zipf_fit(measured)
             profile = self._profile(measured, state.zipf_fit, n_rows)
             state.begin_feature_choice(profile)
-        elif state.demand is not None and state.demand.n_updates % _REFRESH == 0:
+        elif state.demand is not None:
             wanted = state.demand.density.cpu().numpy()
-            profile = self._profile(wanted, state.zipf_fit, n_rows)
-            state.caps.density = profile
+            state.caps.density = self._profile(wanted, state.zipf_fit, n_rows)
         assert state.caps is not None
         return FeatureChoice(torch.from_numpy(state.caps.draw(n_tokens, self.min_cap)))
 
