@@ -69,8 +69,9 @@ def test_silent_features_are_looked_for_in_all_rows(sae):
 @pytest.mark.parametrize(
     ("differences", "expected"),
     [
-        ([-0.02, -0.03, -0.01], "confirmed"),
-        ([0.02, 0.03, 0.01], "refuted"),
+        ([-0.02, -0.03, -0.02], "confirmed"),
+        ([0.02, 0.03, 0.02], "refuted"),
+        ([-0.02, -0.03, -0.01], "undecided"),
         ([-0.02, 0.03, -0.01], "undecided"),
         ([-0.02], "undecided (one seed)"),
     ],

@@ -1,8 +1,8 @@
 """What the paper says, and what the results say to it.
 
 Each claim is a function of the results that returns a verdict and the figures for it,
-or None where the cells it needs have not been run. A difference counts as one if its
-mean over seeds is more than twice its standard error.
+or None where the cells it needs have not been run. A difference counts as one if the
+95% interval of its mean over seeds leaves out zero.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import sqrt
 from statistics import mean, stdev
+
+from scipy.stats import t
 
 from study.tables import Cells, best_token, of, percent, relative, spread
 
@@ -23,10 +25,11 @@ def verdict(differences: list[float]) -> str:
     """Say whether a difference, which the claim has below zero, is there."""
     if len(differences) < 2:
         return "undecided (one seed)"
-    error = stdev(differences) / sqrt(len(differences))
-    if mean(differences) < -2.0 * error:
+    n = len(differences)
+    interval = t.ppf(0.975, n - 1) * stdev(differences) / sqrt(n)
+    if mean(differences) < -interval:
         return "confirmed"
-    return "refuted" if mean(differences) > 2.0 * error else "undecided"
+    return "refuted" if mean(differences) > interval else "undecided"
 
 
 def lower(ours: str, others: str | None, group: str, data: str) -> Callable:
