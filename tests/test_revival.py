@@ -28,7 +28,7 @@ def affinities(sae, X):
     return (products + state.parameters.encoder_bias).numpy()
 
 
-@pytest.mark.parametrize("depth", [1.0, 100.0])
+@pytest.mark.parametrize("depth", [0.5, 1.0, 100.0])
 @pytest.mark.parametrize("aux", ["zipf", "k"])
 @pytest.mark.parametrize("SAE", [TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE])
 def test_planted_dead_features_are_revived(SAE, aux, depth, mixture):
@@ -54,7 +54,7 @@ def test_planted_dead_features_are_revived(SAE, aux, depth, mixture):
     scale = sae._standardisation.scale
     bias = sae._state.parameters.encoder_bias
     bias[torch.from_numpy(planted)] -= depth * (3 * scale if few else 1)
-    assert (affinities(sae, X)[:, planted] <= 0).all()
+    assert (affinities(sae, X)[:, planted] <= 0).all() or depth < 1
     without = copy.deepcopy(sae).set_params(aux=None).fit(X)
     sae.fit(X)
     # Within the 160 steps of these ten passes.

@@ -28,6 +28,7 @@ _MULTIPLE = 32
 # Of the inputs whose affinities are computed in float32 one after the other: near the
 # cache, or else to read them again and again takes longer than to multiply.
 _BLOCK_BYTES = 5 << 19
+_FAST_IF = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 # Rounding to bfloat16 moves a float by at most this share of it, or by next to nothing
 # where it is so small that it has fewer digits.
 _ROUNDING, _NOTHING = 2.0**-8, torch.finfo(torch.float32).tiny
@@ -35,9 +36,9 @@ _ROUNDING, _NOTHING = 2.0**-8, torch.finfo(torch.float32).tiny
 
 def supported(device: torch.device) -> bool:
     """Return whether the device multiplies bfloat16 matrices fast."""
-    cpu = torch.cpu
-    fast = cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
-    return device.type == "cpu" and fast
+    # An old torch that does not tell is taken for a slow one.
+    known = (getattr(torch.cpu, name, bool) for name in _FAST_IF)
+    return device.type == "cpu" and any(supported() for supported in known)
 
 
 class CoarseInputs:
