@@ -110,10 +110,11 @@ class Allocation(NamedTuple):
 
     matches: SparseCodes  # values are affinities
     caps: Tensor  # (n_groups,) int64
+    budget: int  # their sum
     counts: Tensor  # (n_groups,) candidates that the first look found
     retried: Tensor  # (n_groups,) bool: they were too few
     exhausted: Tensor  # (n_groups,) bool: so are the positives
-    cuts: Tensor  # (n_groups,) at most the cap-th largest; 0 where there was room
+    cuts: Tensor  # (n_groups,) the cap-th largest; 0 where there are fewer
 
 
 def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocation:
@@ -130,9 +131,11 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
     -------
     Allocation
     """
-    caps = rule.caps(affinities.shape).to(affinities.device)
+    caps = rule.caps(affinities.shape)
+    budget = int(caps.sum())
+    caps = caps.to(affinities.device)
     finite = thresholds.nan_to_num(nan=0.0).clamp(min=0.0)
-    looks = Looks(rule, caps, torch.where(caps > 0, finite, torch.inf))
+    looks = Looks(rule, caps, torch.where(caps > 0, finite, torch.inf), budget)
     if rule.by_feature and affinities.one_chunk:
         _look_tile_by_tile(affinities, looks)
     else:
@@ -140,6 +143,7 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
     return Allocation(
         SparseCodes.sorted(*looks.matches(), affinities.shape),
         caps,
+        budget,
         looks.counts,
         looks.n_looks > 1,
         looks.exhausted,

@@ -30,7 +30,7 @@ from skchoice.identity import differences
 from skchoice.saving import CLASSES, check_state, versions
 from skchoice.training import Tally, TrainingState
 
-FORMAT = 1
+FORMAT = 2
 _CLASSES = CLASSES | {"Tally": Tally}
 _KEPT = 2  # the newest, and one more in case that the disk has spoilt it
 # "auto": a minute, or as long as makes writing one hundredth of the time.
@@ -254,6 +254,8 @@ def _decode(document: dict[str, Any], arrays: dict[str, NDArray]) -> Progress:
         raise ValueError("seed and step are not whole numbers")
     if progress.step < 1 or not isinstance(progress.tally, Tally):
         raise ValueError(f"step {progress.step}")
+    if progress.tally.measures.shape != (4,):
+        raise ValueError(f"{len(progress.tally.measures)} sums of measures")
     return progress
 
 

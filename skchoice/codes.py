@@ -9,6 +9,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from skchoice.ops import eager
 from skchoice.ordering import by_group_and_member
 
 
@@ -58,7 +59,7 @@ class SparseCodes:
 
     def counts(self) -> Tensor:
         """Matches of each feature, (n_features,) int64."""
-        return torch.bincount(self.cols, minlength=self.shape[1])
+        return eager.counts(self.cols, self.shape[1])
 
     def feature_pointers(self) -> Tensor:
         """Where each feature's matches begin, (n_features + 1,) int32."""
@@ -73,7 +74,7 @@ class SparseCodes:
             Features ascend within a token.
         pointers : int32 Tensor of shape (n_tokens + 1,)
         """
-        counts = torch.bincount(self.rows, minlength=self.shape[0])
+        counts = eager.counts(self.rows, self.shape[0])
         if self.rows.device.type == "cpu":
             # scipy's conversion is a counting sort: linear, and it is stable.
             ids = np.arange(len(self), dtype=np.int32)

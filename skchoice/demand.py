@@ -20,8 +20,8 @@ class Demand:
     """Densities at which all features would have the same cut.
 
     Under Feature Choice a feature fires as often as its cap allows, so how often it
-    fires says nothing about how often it should. Its cut does, the largest affinity
-    that did not match: where it is above that of others, a match is worth more here
+    fires says nothing about how often it should. Its cut does, the smallest affinity
+    that matched: where it is above that of others, a match is worth more here
     than there. The number of affinities above a level falls with about its fourth
     power, so a feature with ``m`` matches and the cut ``c`` has about
     ``m * (c / level) ** 4`` affinities above a common ``level``: as many matches as

@@ -16,7 +16,6 @@ a relative code takes once its norm is multiplied in.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from skchoice.codes import SparseCodes
@@ -64,8 +63,8 @@ class MatchGradients:
             self._affinity = delta * tokens.norms[codes.rows]
             self.encoder_bias = self._per_feature(self._affinity)
             through_norm = delta * parameters.encoder_bias[codes.cols]
-            per_token = torch.bincount(codes.rows, through_norm, len(upstream))
-            self.decoder_bias -= per_token.to(upstream.dtype) @ tokens.scaled
+            per_token = eager.sums(codes.rows, through_norm, len(upstream))
+            self.decoder_bias -= per_token @ tokens.scaled
 
     def weights(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return the encoder's and the decoder's gradient for some features.
@@ -86,5 +85,4 @@ class MatchGradients:
         )
 
     def _per_feature(self, values: Tensor) -> Tensor:
-        sums = torch.bincount(self._codes.cols, values, self._codes.shape[1])
-        return sums.to(values.dtype)
+        return eager.sums(self._codes.cols, values, self._codes.shape[1])

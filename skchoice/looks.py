@@ -17,9 +17,10 @@ from skchoice.rules import FALL, Rule
 if TYPE_CHECKING:
     from skchoice.allocation import Tiles
 
-# A group that was short is looked at again with these factors on its threshold, beside
-# what its number of candidates tells, and in the end without a threshold.
-_RETRY_FACTORS = (1.0, 0.7, 0.0)
+# A group that was short is looked at again with a threshold that its number of
+# candidates tells, then with this factor on another such, and in the end without one.
+_RETRY_FACTOR = 0.7
+_LAST_LOOK = 3
 # The candidates are cut back whenever they outnumber the budget by this factor ...
 _OVERFLOW = 4
 # ... and are more than this many: below, cutting costs more than it saves.
@@ -34,8 +35,10 @@ class Looks:
 
     _PER_GROUP = ("thresholds", "counts", "n_looks", "unsettled", "exhausted", "cuts")
 
-    def __init__(self, rule: Rule, caps: Tensor, thresholds: Tensor):
+    def __init__(self, rule: Rule, caps: Tensor, thresholds: Tensor, budget: int):
         self.rule, self.caps, self.thresholds = rule, caps, thresholds
+        self._budget = budget  # no less than the sum of the caps
+        self._looked = False
         self.counts = torch.zeros_like(caps)  # candidates that the first look found
         self.n_looks = torch.zeros_like(caps)
         self.unsettled = torch.ones_like(caps, dtype=torch.bool)
@@ -43,15 +46,19 @@ class Looks:
         self.cuts = torch.zeros_like(thresholds)
         # In one piece from the start: what is kept of many tiles would lie scattered
         # between what each needs for a while, and memory would grow with their number.
-        at_most = int(caps.sum())
-        ids = torch.empty(at_most, dtype=torch.int32, device=caps.device)
+        ids = torch.empty(budget, dtype=torch.int32, device=caps.device)
         values = torch.empty_like(ids, dtype=thresholds.dtype)
-        self._room, self._n_kept = Found(ids, ids.clone(), values), 0
+        self._room, self._n_kept = Found(ids, torch.empty_like(ids), values), 0
 
     def look(self, affinities: Tiles, restriction: dict[str, Tensor]) -> None:
         """Look once, and lower the thresholds of those left unsettled."""
         found, thresholds, dropped = _screen(
-            affinities, self.rule, self.caps, self.thresholds, restriction
+            affinities,
+            self.rule,
+            self.caps,
+            self.thresholds,
+            self._budget,
+            restriction,
         )
         ranked = found.ranked(self.rule, affinities.shape, len(self.caps))
         here, caps = ranked.counts(), self.caps
@@ -59,15 +66,16 @@ class Looks:
         done = self.unsettled & ((here >= caps) | (thresholds == 0))
         self.exhausted |= done & (here < caps)
         self._keep(found.some(ranked.largest(torch.where(done, caps, 0))))
-        cut = torch.where(here > caps, ranked.value(caps), 0.0)
+        cut = torch.where(here >= caps, ranked.value(caps), 0.0)
         # Where candidates overflowed, the cut is no lower than what they raised.
         cut = torch.where(dropped > 0, torch.maximum(cut, thresholds), cut)
         self.cuts = torch.where(done, cut, self.cuts)
-        factor = thresholds.new_tensor(_RETRY_FACTORS).index_select(
-            0, self.n_looks.clamp(max=len(_RETRY_FACTORS) - 1)
+        factor = torch.where(
+            self.n_looks < _LAST_LOOK - 1, _RETRY_FACTOR**self.n_looks, 0.0
         )
         wanted = self.rule.second_look * (caps + 1.0) + 1.0
         room = ((here + 0.5) / wanted).pow(1 / FALL).clamp(max=0.95)
+        self._looked = True
         self.n_looks += self.unsettled
         self.unsettled &= ~done
         lower = thresholds * room.to(thresholds.dtype) * factor
@@ -75,18 +83,17 @@ class Looks:
 
     def settle(self, affinities: Tiles) -> None:
         """Look until all groups are settled."""
-        while self.unsettled.any():
-            again = self.n_looks.any()
-            left = self.unsettled.nonzero().view(-1)
-            self.look(affinities, self.rule.restriction(left) if again else {})
+        if not self._looked:
+            self.look(affinities, {})
+        while len(left := self.unsettled.nonzero().view(-1)):
+            self.look(affinities, self.rule.restriction(left))
 
     def of_features(self, features: Tensor) -> Looks:
         """Return what is known of some groups, where each is of one feature."""
         own = Looks(
-            self.rule.of_features(features),
-            self.caps[features],
-            self.thresholds[features],
+            self.rule, self.caps[features], self.thresholds[features], self._budget
         )
+        own._looked = self._looked
         for name in self._PER_GROUP:
             setattr(own, name, getattr(self, name)[features])
         return own
@@ -95,6 +102,7 @@ class Looks:
         """Take over what is known now of some groups, and their matches."""
         for name in self._PER_GROUP:
             getattr(self, name)[features] = getattr(own, name)
+        self._looked = True
         kept = own.matches()
         self._keep(kept._replace(features=features[kept.features.long()]))
 
@@ -138,6 +146,7 @@ def _screen(
     rule: Rule,
     caps: Tensor,
     thresholds: Tensor,
+    budget: int,
     restriction: dict[str, Tensor],
 ) -> tuple[Found, Tensor, Tensor]:
     """Collect the pairs that reach their group's threshold.
@@ -154,7 +163,7 @@ def _screen(
     smallest = np.nextafter(
         np.zeros((), torch.empty(0, dtype=affinities.dtype).numpy().dtype), 1
     ).item()
-    limit = max(_OVERFLOW * int(caps.sum()), _MIN_OVERFLOW)
+    limit = max(_OVERFLOW * budget, _MIN_OVERFLOW)
     whole = affinities.one_chunk and not restriction
     first = rule.first_look(n_features) if whole else None
     parts: list[Found] = []

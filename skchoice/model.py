@@ -30,8 +30,10 @@ from skchoice.ops.coarse import CoarseInputs
 # until any row in an unusual direction matches thousands of them, and takes the matches
 # of the others under Mutual Choice.
 HIGHEST_BIAS = -0.02
-# Of one tile of pre-activations, near the size of the cache.
-_TILE_BYTES = 1 << 24
+# Of one tile of pre-activations: on the CPU near the size of the cache, elsewhere so
+# that tiles are few, since each costs the device some waiting.
+_TILE_BYTES = {"cpu": 1 << 24}
+_DEVICE_TILE_BYTES = 1 << 30
 # Where the first tile is to be small, the others grow by this factor to the full size.
 _GROWTH = 4
 # Fewer tokens of a chunk than this do not repay rounding the weights to bfloat16.
@@ -149,6 +151,10 @@ def encoder_input(x: Tensor, parameters: Parameters) -> Tokens:
     scaled = x - parameters.decoder_bias
     if not parameters.relative:
         return Tokens(scaled, None, None)
+    norms = torch.linalg.vector_norm(scaled, dim=1)
+    if _ordinary(norms):
+        scaled /= norms[:, None]
+        return Tokens(scaled, norms, None)
     norms = row_norms(scaled)
     zero = norms == 0
     scaled /= torch.where(zero, 1.0, norms)[:, None]
@@ -161,11 +167,16 @@ def row_norms(rows: Tensor) -> Tensor:
     Differentiable.
     """
     norms = torch.linalg.vector_norm(rows, dim=-1)
-    limit = torch.finfo(rows.dtype).max ** 0.25
-    if not ((norms < 1.0 / limit) | (norms > limit)).any():
+    if _ordinary(norms):
         return norms
     largest = rows.detach().abs().amax(dim=-1).clamp(min=torch.finfo(rows.dtype).tiny)
     return largest * torch.linalg.vector_norm(rows / largest[..., None], dim=-1)
+
+
+def _ordinary(norms: Tensor) -> bool:
+    """Return whether no norm is near where squares leave the type's range."""
+    limit = torch.finfo(norms.dtype).max ** 0.25
+    return not ((norms < 1.0 / limit) | (norms > limit)).any()
 
 
 def all_finite(array: Tensor) -> bool:
@@ -295,7 +306,8 @@ def encoder_tiles(
     n_tokens = len(chunk.scaled)
     inputs = chunk.coarse
     dtype = chunk.scaled.dtype if inputs is None else torch.bfloat16
-    height = min(n_features, max(16, _TILE_BYTES // dtype.itemsize // n_tokens))
+    size = _TILE_BYTES.get(chunk.scaled.device.type, _DEVICE_TILE_BYTES)
+    height = min(n_features, max(16, size // dtype.itemsize // n_tokens))
     everything = torch.arange(n_features, device=chunk.scaled.device)
     buffer = chunk.scaled.new_empty(height, n_tokens, dtype=dtype)
     edges = [0, min(first or height, height)]

@@ -49,7 +49,7 @@ class Adam:
         """Start an update of all arrays."""
         self.step += 1
         self._learning_rate = learning_rate
-        self._count = torch.tensor(float(self.step), device=self.arrays[0].device)
+        self._count = self.arrays[0].new_full((), float(self.step))
 
     def update(
         self, which: int, gradient: Tensor, start: int = 0, stop: int | None = None

@@ -39,7 +39,7 @@ class AuxiliaryGradients:
     encoder: Tensor
     encoder_bias: Tensor
     decoder: Tensor
-    loss: float
+    loss: Tensor  # scalar
 
 
 def revive(
@@ -132,4 +132,4 @@ def _gradients(
     of_encoder, of_bias, of_decoder = torch.autograd.grad(
         options.coefficient * loss, (encoder, bias, decoder)
     )
-    return AuxiliaryGradients(features, of_encoder, of_bias, of_decoder, loss.item())
+    return AuxiliaryGradients(features, of_encoder, of_bias, of_decoder, loss.detach())

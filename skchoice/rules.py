@@ -65,10 +65,6 @@ class Rule(ABC):
     def restriction(self, groups: Tensor) -> dict[str, Tensor]:
         """Return which features, or which tokens, hold all of these groups."""
 
-    def of_features(self, features: Tensor) -> Rule:
-        """Return the rule of some features alone, where groups do not span them."""
-        raise NotImplementedError
-
     def sampled(self, share: float) -> Rule:
         """Return the rule for a sample of the tokens."""
         return self
@@ -227,10 +223,6 @@ class FeatureChoice(Rule):
     def restriction(self, groups: Tensor) -> dict[str, Tensor]:
         """Return the features themselves."""
         return {"features": groups}
-
-    def of_features(self, features: Tensor) -> FeatureChoice:
-        """Return the rule with the caps of these features."""
-        return FeatureChoice(self.feature_caps.to(features.device)[features])
 
     def sampled(self, share: float) -> FeatureChoice:
         """Scale the caps; every feature keeps at least one match."""

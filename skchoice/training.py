@@ -133,10 +133,14 @@ class Tally:
     tokens: int = 0
     matches: int = 0
     budget: int = 0
-    loss: float = 0.0
-    auxiliary: float = 0.0
-    error: float = 0.0
-    variance: float = 0.0
+    # Of the losses, the auxiliary losses, the squared errors and the variances: on the
+    # device, which need not be waited for before the record.
+    measures: Tensor = field(default_factory=lambda: torch.zeros(4).double())
+
+    def add(self, *measures: Tensor) -> None:
+        """Add the four measures of a step."""
+        new = torch.stack(measures).double()
+        self.measures = self.measures.to(new.device) + new
 
 
 @torch.no_grad()
@@ -235,7 +239,7 @@ def _allocate(
     tokens = encoder_input(x, state.parameters)
     affinities = EncoderAffinities(state.parameters, tokens, len(x))
     seen = state.allocator(affinities, rule)
-    tally.budget += int(seen.caps.sum())
+    tally.budget += seen.budget
     if state.demand is not None:
         state.demand.update(seen.caps, seen.cuts, len(x))
     return tokens, seen.matches
@@ -264,10 +268,12 @@ def _learn(
     tally.steps += 1
     tally.tokens += len(x)
     tally.matches += len(matches)
-    tally.loss += result.loss.item()
-    tally.auxiliary += extra.loss if extra else 0.0
-    tally.error += result.squared_error.item()
-    tally.variance += result.variance.item()
+    tally.add(
+        result.loss,
+        extra.loss if extra else torch.zeros_like(result.loss),
+        result.squared_error,
+        result.variance,
+    )
 
 
 def _update(
@@ -297,9 +303,10 @@ def _update(
         encoder, decoder = gradients.weights(start, stop)
         if extra is not None:
             inside = (extra.features >= start) & (extra.features < stop)
-            here = extra.features[inside] - start
-            encoder.index_add_(0, here, extra.encoder[inside])
-            decoder.index_add_(0, here, extra.decoder[inside])
+            which = inside.nonzero().view(-1)
+            here = extra.features[which] - start
+            encoder.index_add_(0, here, extra.encoder[which])
+            decoder.index_add_(0, here, extra.decoder[which])
         rows = parameters.decoder[start:stop]
         # A step along the direction itself would be undone by the normalisation.
         decoder.addcmul_(rows, gradients.parallel[start:stop, None], value=-1)
@@ -312,13 +319,14 @@ def _record(
     state: TrainingState, tally: Tally, learning_rate: float, rule: str
 ) -> dict:
     tracker = state.tracker
+    loss, auxiliary, error, variance = tally.measures.cpu().tolist()
     return {
         "step": state.optimizer.step,
         "n_tokens": tracker.n_tokens,
         "rule": rule,
-        "loss": tally.loss / tally.steps,
-        "auxiliary_loss": tally.auxiliary / tally.steps,
-        "fvu": tally.error / tally.variance if tally.variance else 0.0,
+        "loss": loss / tally.steps,
+        "auxiliary_loss": auxiliary / tally.steps,
+        "fvu": error / variance if variance else 0.0,
         "l0": tally.matches / tally.tokens,
         "unfilled": 1.0 - tally.matches / tally.budget if tally.budget else 0.0,
         "n_dead": int(tracker.dead().sum()),

@@ -354,14 +354,13 @@ def test_what_an_allocation_reports(make, problem, tiling):
         assert torch.equal(seen.counts[asked], counts[asked])
         assert torch.equal(seen.retried, short)
 
-    # A cut is the least of what was kept, or 0 where the group had room.
+    # A cut is the least of what was kept, or 0 where the group has room left.
     kept = expected(matrix, rule)[tokens, features]
     least = torch.full_like(thresholds, torch.inf)
     least.scatter_reduce_(0, groups[kept], values[kept], "amin")
-    room = torch.bincount(groups, minlength=len(caps)) <= caps
-    assert (seen.cuts[asked & room] == 0).all()
-    cut = asked & (seen.cuts > 0)
-    assert torch.equal(seen.cuts[cut], least[cut])
+    full = torch.bincount(groups, minlength=len(caps)) >= caps
+    cuts = torch.where(full, least, 0.0)
+    assert torch.equal(seen.cuts[asked], cuts[asked])
 
 
 # ---------------------------------------------------------------- what the screen costs

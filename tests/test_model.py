@@ -181,7 +181,7 @@ def test_tiles_hold_every_affinity_once(
         wanted &= inside if restrict == "features" else inside[:, None]
     found = torch.full((n_tokens, n_features), torch.nan, dtype=dtype)
     times = torch.zeros(n_tokens, n_features)
-    with mock.patch.object(model, "_TILE_BYTES", entries):
+    with mock.patch.object(model, "_TILE_BYTES", {"cpu": entries}):
         for tile, of_tile, of_chunk in affinities.tiles(**members, first=first):
             assert first is None or of_tile[0] > 0 or len(of_tile) <= first
             least = torch.full((1, 1), torch.finfo(dtype).tiny, dtype=dtype)
@@ -209,7 +209,7 @@ def test_hits_are_what_reaches_the_threshold(relative, dtype, coarsely):
     per_feature = exact.quantile(0.9, dim=0) + 1e-4
     per_token = exact.quantile(0.9, dim=1) + 1e-4
     with (
-        mock.patch.object(model, "_TILE_BYTES", 20 * 32 * 4),
+        mock.patch.object(model, "_TILE_BYTES", {"cpu": 20 * 32 * 4}),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
         mock.patch.object(coarse, "_BLOCK_BYTES", 7 * 9 * 4),
         mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
@@ -249,7 +249,7 @@ def test_allocation_streams_through_the_encoder(make, relative, dtype, coarsely)
     mask = expected(exact, rule)
     n_groups = len(rule.caps((40, 60)))
     with (
-        mock.patch.object(model, "_TILE_BYTES", 20 * 17 * 4),
+        mock.patch.object(model, "_TILE_BYTES", {"cpu": 20 * 17 * 4}),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
         mock.patch.object(coarse, "_BLOCK_BYTES", 7 * 9 * 4),
         mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),

@@ -117,6 +117,22 @@ def bag_sum(table: Tensor, index: Tensor, pointers: Tensor, weights: Tensor) -> 
     )
 
 
+def counts(index: Tensor, size: int) -> Tensor:
+    """Return how often each of ``range(size)`` occurs, int64."""
+    if index.device.type == "cpu":
+        return torch.bincount(index, minlength=size)
+    # There bincount waits, to learn how long its result will be.
+    zeros = torch.zeros(size, dtype=torch.int64, device=index.device)
+    return zeros.index_add_(0, index, torch.ones_like(index, dtype=torch.int64))
+
+
+def sums(index: Tensor, values: Tensor, size: int) -> Tensor:
+    """Return the sum of the values at each of ``range(size)``."""
+    if index.device.type == "cpu":
+        return torch.bincount(index, values, size).to(values.dtype)
+    return values.new_zeros(size).index_add_(0, index, values)
+
+
 def pair_dots(
     left: Tensor, right: Tensor, left_rows: Tensor, right_rows: Tensor
 ) -> Tensor:
