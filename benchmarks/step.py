@@ -38,18 +38,19 @@ ARMS = {
 
 def prepare(
     name: str,
-    X: np.ndarray,
+    X: np.ndarray | torch.Tensor,
     n_features: int,
     k: int,
     batch_size: int,
     warm_steps: int,
     aux: str | None = None,
+    device: str = "cpu",
 ):
     """Return a function that runs one step, and the state it works on."""
     sae = ARMS[name](
-        n_features, k, aux=aux, batch_size=batch_size, random_state=0, device="cpu"
+        n_features, k, aux=aux, batch_size=batch_size, random_state=0, device=device
     )
-    rows = Rows(X, sae, torch.device("cpu"))
+    rows = Rows(X, sae, torch.device(device))
     state = new_state(sae, rows, seed=0)
     batches = shuffled_batches(rows, rows.units(), batch_size, seed=0)
     auxiliary = AuxiliaryOptions(aux, sae.aux_coef, X.shape[1] // 2)

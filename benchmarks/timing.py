@@ -22,17 +22,32 @@ import torch
 
 def seconds(function: Callable[[], object], n: int = 1) -> float:
     """Return the mean time of some calls in a row."""
+    _wait_for_devices()
     start = time.perf_counter()
     for _ in range(n):
         function()
+    _wait_for_devices()
     return (time.perf_counter() - start) / n
 
 
-def encoder_gemm(n_tokens: int, n_columns: int, n_features: int) -> Callable[[], float]:
+def _wait_for_devices() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def encoder_gemm(
+    n_tokens: int,
+    n_columns: int,
+    n_features: int,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Callable[[], float]:
     """Return a function that times the encoder's product."""
-    x, weight = torch.randn(n_tokens, n_columns), torch.randn(n_features, n_columns)
-    by_feature = torch.empty(n_features, n_tokens)
-    by_token = torch.empty(n_tokens, n_features)
+    given = {"device": device, "dtype": dtype}
+    x = torch.randn(n_tokens, n_columns, **given)
+    weight = torch.randn(n_features, n_columns, **given)
+    by_feature = torch.empty(n_features, n_tokens, **given)
+    by_token = torch.empty(n_tokens, n_features, **given)
     layouts = (
         lambda: torch.mm(weight, x.T, out=by_feature),
         lambda: torch.mm(x, weight.T, out=by_token),

@@ -243,8 +243,8 @@ def systematic_caps(
 class CapSampler:
     """Integer caps for one batch after the other.
 
-    The offset of systematic sampling steps by the golden ratio, so that every feature,
-    however rare, is served at bounded intervals.
+    The offset of systematic sampling steps by the golden ratio: while the density
+    stays as it is, every feature, however rare, is served at bounded intervals.
 
     Parameters
     ----------

@@ -16,6 +16,9 @@ a relative code takes once its norm is multiplied in.
 
 from __future__ import annotations
 
+from functools import cached_property
+
+from numpy.typing import NDArray
 from torch import Tensor
 
 from skchoice.codes import SparseCodes
@@ -52,7 +55,6 @@ class MatchGradients:
     ):
         self._upstream, self._scaled, self._codes = upstream, tokens.scaled, codes
         self._pointers = codes.feature_pointers()
-        self._starts = self._pointers.tolist() if upstream.device.type == "cpu" else []
         delta = eager.pair_dots(parameters.decoder, upstream, codes.cols, codes.rows)
         self._affinity = delta  # gradient with respect to the affinity of each match
         sums = self._per_feature(delta)
@@ -72,8 +74,8 @@ class MatchGradients:
         Both have shape (stop - start, d).
         """
         first, last = 0, len(self._codes)
-        if self._starts:
-            first, last = self._starts[start], self._starts[stop]
+        if stop - start < self._codes.shape[1]:
+            first, last = self._starts[start].item(), self._starts[stop].item()
         here = slice(first, last)
         rows, pointers = (
             self._codes.rows[here],
@@ -83,6 +85,10 @@ class MatchGradients:
             eager.bag_sum(self._scaled, rows, pointers, self._affinity[here]),
             eager.bag_sum(self._upstream, rows, pointers, self._codes.values[here]),
         )
+
+    @cached_property
+    def _starts(self) -> NDArray:
+        return self._pointers.cpu().numpy()
 
     def _per_feature(self, values: Tensor) -> Tensor:
         return eager.sums(self._codes.cols, values, self._codes.shape[1])

@@ -33,7 +33,7 @@ HIGHEST_BIAS = -0.02
 # Of one tile of pre-activations: on the CPU near the size of the cache, elsewhere so
 # that tiles are few, since each costs the device some waiting.
 _TILE_BYTES = {"cpu": 1 << 24}
-_DEVICE_TILE_BYTES = 1 << 30
+DEVICE_TILE_BYTES = 1 << 30
 # Where the first tile is to be small, the others grow by this factor to the full size.
 _GROWTH = 4
 # Fewer tokens of a chunk than this do not repay rounding the weights to bfloat16.
@@ -306,7 +306,7 @@ def encoder_tiles(
     n_tokens = len(chunk.scaled)
     inputs = chunk.coarse
     dtype = chunk.scaled.dtype if inputs is None else torch.bfloat16
-    size = _TILE_BYTES.get(chunk.scaled.device.type, _DEVICE_TILE_BYTES)
+    size = _TILE_BYTES.get(chunk.scaled.device.type, DEVICE_TILE_BYTES)
     height = min(n_features, max(16, size // dtype.itemsize // n_tokens))
     everything = torch.arange(n_features, device=chunk.scaled.device)
     buffer = chunk.scaled.new_empty(height, n_tokens, dtype=dtype)

@@ -21,6 +21,7 @@ from skchoice.metrics import ZipfFit
 from skchoice.model import (
     DECODER,
     DECODER_BIAS,
+    DEVICE_TILE_BYTES,
     ENCODER,
     ENCODER_BIAS,
     HIGHEST_BIAS,
@@ -35,9 +36,9 @@ from skchoice.revival import AuxiliaryGradients, AuxiliaryOptions, revive
 from skchoice.rules import Rule
 from skchoice.warm import WarmAllocator
 
-# Of the gradient of one tile of a weight matrix. Smaller tiles stay nearer the cache,
-# and the many calls cost more than that gains.
-_TILE_BYTES = 1 << 23
+# Of the gradient of one tile of a weight matrix. On the CPU smaller tiles stay nearer
+# the cache, and the many calls cost more than that gains.
+_TILE_BYTES = {"cpu": 1 << 23}
 # Rows of more than this many times the median norm count less, the more the further.
 _NORM_LIMIT = 3.0
 _SMALLEST_SCALE = 1e-30
@@ -295,9 +296,9 @@ def _update(
     limit = parameters.encoder_bias.clamp(min=HIGHEST_BIAS)
     biases = optimizer.update(ENCODER_BIAS, gradients.encoder_bias)
     torch.minimum(biases, limit, out=biases)
-    n_features = height = parameters.n_features
-    if parameters.encoder.device.type == "cpu":
-        height = max(1, _TILE_BYTES // parameters.encoder[0].nbytes)
+    n_features = parameters.n_features
+    size = _TILE_BYTES.get(parameters.encoder.device.type, DEVICE_TILE_BYTES)
+    height = max(1, size // parameters.encoder[0].nbytes)
     for start in range(0, n_features, height):
         stop = min(start + height, n_features)
         encoder, decoder = gradients.weights(start, stop)

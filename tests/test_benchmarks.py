@@ -67,6 +67,36 @@ def test_times(script, rows, tmp_path, name, capsys):
         assert one["n_features"] == 64
 
 
+def test_gpu(script, tmp_path, capsys):
+    """On the CPU, where nothing is to be learned from its times."""
+    out = tmp_path / "gpu.json"
+    size = "--sizes 64,16,128,4 --rows 1024 --blocks 1"
+    script("gpu", "--device", "cpu", *size.split(), "--out", out)
+    document = json.loads(out.read_text())
+    assert document["accelerator"] == "none"
+    assert set(document["errors"]) == {"bag_sum", "pair_dots", "find_hits"}
+    fits = [one for one in document["results"] if one["what"] == "fit"]
+    assert all(one["fvu_over_cpu"] == one["l0_over_cpu"] == 1.0 for one in fits)
+    timed = [one for one in document["results"] if one["what"] != "fit"]
+    assert len(fits) == 3 and len(timed) == 9
+    assert all(one["ratio"] > 0 and one["rows_per_second"] > 0 for one in timed)
+    assert capsys.readouterr().out.count("\n") == 12
+
+
+def test_gpu_scale(script, tmp_path, capsys):
+    out = tmp_path / "scale.json"
+    size = "--features 256 512 --columns 16 --rows 2048 --batch-size 256 --tokens 6000"
+    script("gpu_scale", "--device", "cpu", *size.split(), "--out", out)
+    few, many = json.loads(out.read_text())["results"]
+    assert (few["n_features"], many["n_features"]) == (256, 512)
+    for one in (few, many):
+        assert one["n_tokens"] >= 6000 and one["tokens_per_second"] > 0
+        assert one["finite"] and one["peak_gb"] is None
+        assert 0 < one["expected_20_matches"] <= one["n_features"]
+        assert one["of_these_never_matched"] <= one["never_matched"]
+        assert one["most_owed"] > 0
+
+
 SIZE = "--features 64 --k 4 --batch-size 64 --blocks 2 --max-iter 1 --peers torch"
 
 

@@ -14,7 +14,7 @@ from other_device import DEVICE, OtherDevice
 from test_ops import bags, screens
 
 import skchoice
-from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, training
+from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, model, training
 from skchoice.ops import eager, reference
 
 ESTIMATORS = [TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE]
@@ -171,6 +171,18 @@ def test_caps(caps, min_cap, X):
         sae = make(FeatureChoiceSAE, DEVICE, **given_).fit(X)
     assert_same(sae, expected)
     assert_allclose(sae.caps_, expected.caps_, rtol=1e-3)
+
+
+@every_estimator
+def test_many_tiles(Estimator, X, monkeypatch):
+    expected = make(Estimator, "cpu").fit(X)
+    monkeypatch.setattr(model, "DEVICE_TILE_BYTES", 4 * 64 * 9)
+    monkeypatch.setattr(training, "DEVICE_TILE_BYTES", 4 * X.shape[1] * 7)
+    with OtherDevice():
+        sae = make(Estimator, DEVICE).fit(X)
+        codes = sae.transform(X)
+    assert_same(sae, expected)
+    assert_allclose(codes.toarray(), expected.transform(X).toarray(), atol=2e-3)
 
 
 @every_estimator

@@ -267,7 +267,7 @@ def test_tiles_of_the_update_do_not_show(tile_rows, monkeypatch):
     for height in (tile_rows, 5):
         state = a_state(0, True)
         row_bytes = state.parameters.encoder[0].nbytes
-        monkeypatch.setattr(training, "_TILE_BYTES", height * row_bytes)
+        monkeypatch.setattr(training, "_TILE_BYTES", {"cpu": height * row_bytes})
         state.underused = torch.tensor([0, 4, 5])
         state.optimizer.step = 1
         options = AuxiliaryOptions("zipf", 0.1, 1)
