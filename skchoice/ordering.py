@@ -82,8 +82,10 @@ def rank(
     shift = _VALUE_BITS + member_bits
     if values.dtype == torch.float32 and n_groups.bit_length() + shift <= 63:
         # The bits of positive floats sort as the floats do.
-        keys = (groups << _VALUE_BITS) | (_LARGEST - values.view(torch.int32))
-        keys = (keys << member_bits) | members
+        keys = groups << _VALUE_BITS
+        keys |= _LARGEST - values.view(torch.int32)
+        keys <<= member_bits
+        keys |= members
         ordered = _sorted(keys)
         starts = torch.searchsorted(ordered, numbers << shift)
 
