@@ -78,7 +78,7 @@ class Looks:
         self._looked = True
         self.n_looks += self.unsettled
         self.unsettled &= ~done
-        lower = thresholds * room.to(thresholds.dtype) * factor
+        lower = thresholds * (room * factor).to(thresholds.dtype)
         self.thresholds = torch.where(self.unsettled, lower, torch.inf)
 
     def settle(self, affinities: Tiles) -> None:
