@@ -57,12 +57,12 @@ def check_operations(device: str) -> dict[str, float]:
         exact = [x.double() if x.is_floating_point() else x for x in here]
         expected = getattr(reference, name)(*exact)
         if name == "find_hits":
-            dense = [torch.zeros(tile.shape).double() for _ in range(2)]
+            filled = [torch.zeros(tile.shape).double() for _ in range(2)]
             for into, (rows, columns, values) in zip(
-                dense, (found, expected), strict=True
+                filled, (found, expected), strict=True
             ):
                 into[rows.cpu().long(), columns.cpu().long()] = values.cpu().double()
-            found, expected = dense
+            found, expected = filled
         errors[name] = ((found.cpu() - expected).norm() / expected.norm()).item()
         if not errors[name] < 1e-4:
             raise AssertionError(f"{name} is off by {errors[name]:.1e}")
@@ -127,23 +127,24 @@ def dense_arms(size: Size, X: torch.Tensor) -> dict[str, Callable[[], None]]:
 def measure(size: Size, X: torch.Tensor, blocks: int) -> Iterator[dict]:
     """Yield the times of all arms at one size."""
     device = str(X.device)
+    batch_size, n_columns, n_features, k, _ = size
     arms: dict[str, Callable[[], object]] = {}
     for name, estimator in ARMS.items():
         step, _, _ = prepare(
-            name, X, *size[2:4], size.batch_size, WARM_STEPS, None, device
+            name, X, n_features, k, batch_size, WARM_STEPS, None, device
         )
         for _ in range(2 * WARM_STEPS):
             step()
         arms[f"step, {name}"] = step
-        sae = estimator(size.n_features, size.k, max_iter=1, random_state=0)
-        sae.set_params(device=device, batch_size=size.batch_size).fit(X)
+        settings = dict(max_iter=1, random_state=0, device=device)
+        sae = estimator(n_features, k, batch_size=batch_size, **settings).fit(X)
         arms[f"transform, {name}"] = lambda sae=sae: sae.transform(X)
     arms |= dense_arms(size, X)
-    shape = size.batch_size, size.n_columns, size.n_features, device
+    shape = batch_size, n_columns, n_features, device
     rounded = encoder_gemm(*shape, torch.bfloat16)
     for name, times in take_turns(arms, encoder_gemm(*shape), blocks).items():
         summary = times.summary()
-        n_rows = len(X) if name.startswith("transform") else size.batch_size
+        n_rows = len(X) if name.startswith("transform") else batch_size
         yield {
             "what": name,
             **size._asdict(),
@@ -163,10 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     sizes = [Size(*map(int, size.split(",")), None) for size in options.sizes]
-    accelerator = "none"
-    if options.device != "cpu":
-        accelerator = torch.cuda.get_device_name(options.device)
-    document = {**hardware(), "accelerator": accelerator}
+    document = hardware(options.device)
     document["errors"] = check_operations(options.device)
     results = document["results"] = []
     for size in sizes:

@@ -78,10 +78,7 @@ def main() -> None:
     options = parser.parse_args()
     there = activations(None, options.rows, options.columns)
     X = torch.from_numpy(there).to(options.device)
-    accelerator = "none"
-    if options.device != "cpu":
-        accelerator = torch.cuda.get_device_name(options.device)
-    document = {**hardware(), "accelerator": accelerator, "results": []}
+    document = {**hardware(options.device), "results": []}
     for n_features in options.features:
         one = measure(X, n_features, options.k, options.batch_size, options.tokens)
         document["results"].append(one)

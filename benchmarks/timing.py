@@ -105,11 +105,14 @@ def take_turns(
     return times
 
 
-def hardware() -> dict[str, str]:
+def hardware(device: str = "cpu") -> dict[str, str]:
     """Return what the times depend on."""
+    found = {}
+    if torch.device(device).type == "cuda":
+        found["accelerator"] = torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     capability = torch.backends.cpu.get_cpu_capability()
-    return {
+    return found | {
         "hardware": f"{cpu_name()}, {threads} threads, {capability}",
         "torch": torch.__version__,
     }

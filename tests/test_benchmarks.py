@@ -73,7 +73,7 @@ def test_gpu(script, tmp_path, capsys):
     size = "--sizes 64,16,128,4 --rows 1024 --blocks 1"
     script("gpu", "--device", "cpu", *size.split(), "--out", out)
     document = json.loads(out.read_text())
-    assert document["accelerator"] == "none"
+    assert document["hardware"] and "accelerator" not in document
     assert set(document["errors"]) == {"bag_sum", "pair_dots", "find_hits"}
     fits = [one for one in document["results"] if one["what"] == "fit"]
     assert all(one["fvu_over_cpu"] == one["l0_over_cpu"] == 1.0 for one in fits)
