@@ -28,8 +28,9 @@ import numpy as np
 import results_file
 
 MB = 1e6
-BATCH_SIZE = 4096
-WIDTHS = [8192, 32768, 131072]
+# As many rows as Feature Choice allocates together where features are rare.
+BATCH_SIZE = 8192
+WIDTHS = [8192, 32768, 131072, 262144]
 RULES = {"mutual": "MutualChoiceSAE", "feature": "FeatureChoiceSAE"}
 # Blocks of this many bytes are mapped by themselves, and unmapped when they are freed.
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
@@ -76,6 +77,7 @@ def made_up_rows(n_rows: int, n_columns: int, seed: int = 0) -> np.ndarray:
 def measure_fit(rule: str, n_features: int, path: str | None) -> dict:
     """Fit an estimator to 36,576 rows of 576 numbers."""
     import skchoice
+    from skchoice.optimizer import COMPACT_FROM
 
     X = np.load(path)["activations"] if path else made_up_rows(36576, 576)
     estimator = getattr(skchoice, RULES[rule])
@@ -84,13 +86,16 @@ def measure_fit(rule: str, n_features: int, path: str | None) -> dict:
     start = time.perf_counter()
     with Peak("VmRSS") as peak:
         estimator(n_features, 32, batch_size=BATCH_SIZE, **settings).fit(X)
-    needed = 6 * n_features * X.shape[1] * 4 / MB  # encoder, decoder, two moments each
+    # Encoder and decoder; of narrow ones two moments each.
+    arrays = 2 if n_features >= COMPACT_FROM else 6
+    needed = arrays * n_features * X.shape[1] * 4 / MB
     return {
         "what": "fit",
         "rule": rule,
         "n_features": n_features,
         "batch_size": BATCH_SIZE,
         "peak_mb": peak.value,
+        "needed_mb": needed,
         "beyond_mb": peak.value - peak.start - needed,
         "seconds": time.perf_counter() - start,
     }

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from activations import activations
-from step import ARMS, measure, prepare
+from step import ARMS, measure
 from timing import earlier, write
 
 # (batch_size, n_columns, n_features, k), with each in turn away from the first.
@@ -30,11 +31,8 @@ GRID = [
 WARM_STEPS = 12
 
 
-def dominant(name: str, X, n_features: int, k: int, batch_size: int) -> str:
+def dominant(step: Callable[[], object]) -> str:
     """Return the three operations with the most time of their own in some steps."""
-    step, _, _ = prepare(name, X, n_features, k, batch_size, WARM_STEPS)
-    for _ in range(2 * WARM_STEPS):
-        step()
     activity = torch.profiler.ProfilerActivity.CPU
     with torch.profiler.profile(activities=[activity]) as profile:
         for _ in range(3):
@@ -69,10 +67,10 @@ def main() -> None:
         for rule in options.rules:
             if (rule, batch_size, n_columns, n_features, k) in known:
                 continue
-            found = measure(
+            found, step = measure(
                 rule, X, n_features, k, batch_size, options.blocks, WARM_STEPS
             )
-            found["mostly"] = dominant(rule, X, n_features, k, batch_size)
+            found["mostly"] = dominant(step)
             results.append(found)
             print(json.dumps(found), flush=True)
             write(options.out, None, results)

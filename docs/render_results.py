@@ -22,6 +22,7 @@ TITLES = {
     "peers_minibatch": "scikit-learn's MiniBatchDictionaryLearning",
     "step": "A training step",
     "scaling": "A training step at other sizes",
+    "hard_batches": "Batches unlike those before",
     "fit": "A whole fit",
     "transform": "Transform",
     "grid_search": "Grid search with two jobs",

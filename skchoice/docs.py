@@ -38,8 +38,9 @@ batch_size : int or "auto", default="auto"
 max_iter : int, default=10
     Passes over X.
 learning_rate : float or "auto", default="auto"
-    Peak learning rate of Adam (betas 0.5 and 0.95), for X scaled to a median row norm
-    of 1. "auto" takes ``0.25 * sqrt(min(b, 0.4) / n_columns)``, with ``b = batch_size /
+    Peak learning rate of Adam (betas 0.5 and 0.95; from 262,144 features on 0 and 0.9,
+    with one second moment for a row of weights), for X scaled to a median row norm of
+    1. "auto" takes ``0.25 * sqrt(min(b, 0.4) / n_columns)``, with ``b = batch_size /
     n_features``: the larger the batch, the less noisy are gradients, and the further
     a step may turn a decoder row.
 warmup_fraction, decay_fraction : float, default=0.05, 0.5

@@ -16,9 +16,7 @@ a relative code takes once its norm is multiplied in.
 
 from __future__ import annotations
 
-from functools import cached_property
-
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from skchoice.codes import SparseCodes
@@ -68,27 +66,36 @@ class MatchGradients:
             per_token = eager.sums(codes.rows, through_norm, len(upstream))
             self.decoder_bias -= per_token @ tokens.scaled
 
-    def weights(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def matched(self) -> Tensor:
+        """Return the features with a match, ascending, int64."""
+        return torch.unique_consecutive(self._codes.cols).long()
+
+    def weights(self, features: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Return the encoder's and the decoder's gradient for some features.
 
-        Both have shape (stop - start, d).
+        Parameters
+        ----------
+        features : slice or int64 Tensor of shape (n,)
+            A range, or ascending features, with all between them that have a match.
+
+        Returns
+        -------
+        encoder, decoder : Tensors of shape (n, d)
         """
-        first, last = 0, len(self._codes)
-        if stop - start < self._codes.shape[1]:
-            first, last = self._starts[start].item(), self._starts[stop].item()
-        here = slice(first, last)
-        rows, pointers = (
-            self._codes.rows[here],
-            self._pointers[start : stop + 1] - first,
-        )
+        if isinstance(features, slice):
+            pointers = self._pointers[features.start : features.stop + 1]
+        else:
+            ends = self._pointers[features[-1:] + 1]
+            pointers = torch.cat([self._pointers[features], ends])
+        here = slice(None)
+        if len(pointers) < len(self._pointers):
+            first, last = pointers[:: len(pointers) - 1].cpu().tolist()
+            here, pointers = slice(first, last), pointers - first
+        rows = self._codes.rows[here]
         return (
             eager.bag_sum(self._scaled, rows, pointers, self._affinity[here]),
             eager.bag_sum(self._upstream, rows, pointers, self._codes.values[here]),
         )
-
-    @cached_property
-    def _starts(self) -> NDArray:
-        return self._pointers.cpu().numpy()
 
     def _per_feature(self, values: Tensor) -> Tensor:
         return eager.sums(self._codes.cols, values, self._codes.shape[1])

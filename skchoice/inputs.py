@@ -78,7 +78,8 @@ class Rows:
             # Flat first: an axis of length one may have any stride, and torch takes
             # no negative one.
             rows = torch.from_numpy(rows.reshape(-1)).view(rows.shape)
-        chunk = rows.to(self.device, self.dtype).contiguous()
+        # Moved first: in one call torch widens on the host, and moves twice as much.
+        chunk = rows.to(self.device).to(self.dtype).contiguous()
         if not torch.isfinite(chunk.sum()):
             self._refuse_nonfinite(chunk, part)
         return chunk

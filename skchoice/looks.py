@@ -24,7 +24,7 @@ _LAST_LOOK = 3
 # The candidates are cut back whenever they outnumber the budget by this factor ...
 _OVERFLOW = 4
 # ... and are more than this many: below, cutting costs more than it saves.
-_MIN_OVERFLOW = 1 << 20
+_MIN_OVERFLOW = 1 << 19
 
 
 class Looks:

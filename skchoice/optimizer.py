@@ -1,4 +1,4 @@
-"""Adam on ranges of rows, so that a gradient is used while it is in the cache."""
+"""Adam on some rows at a time, so that a gradient is used while it is in the cache."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from torch import Tensor
 # and 0.999 remember so long that its steps are scaled by gradients that are long gone:
 # they overshoot, and above some learning rate features die of it.
 _BETAS = (0.5, 0.95)
+# Of the mean square of a row's gradient, where there is one number for a row.
+_ROW_BETA = 0.9
+# From so many features on, moments of every weight would take most of the memory, and
+# moving all of them most of the time: in a step, few features have a match.
+COMPACT_FROM = 1 << 18
 # The loss is a fraction of variance, so gradients are small: a larger epsilon would
 # freeze the features that seldom fire.
 _EPSILON = 1e-10
@@ -26,22 +31,32 @@ class Adam:
     ----------
     step : int
         Updates begun.
-    moments : list of (Tensor, Tensor)
+    moments : list of tuples of Tensors
         First and second moment of each array.
     """
 
+    moments: list[tuple[Tensor, ...]]
+
     def __init__(self, arrays: tuple[Tensor, ...]):
         self.arrays = arrays
-        self.moments = [(torch.zeros_like(a), torch.zeros_like(a)) for a in arrays]
+        self.moments = [
+            tuple(array.new_zeros(shape) for shape in self.moment_shapes(array.shape))
+            for array in arrays
+        ]
         self.step = 0
+
+    @staticmethod
+    def moment_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the moments of an array of this shape."""
+        return shape, shape
 
     def to(self, arrays: tuple[Tensor, ...]) -> Adam:
         """Return an optimizer of other arrays that goes on from the same moments."""
-        moved = Adam(arrays)
+        moved = type(self)(arrays)
         moved.step = self.step
         moved.moments = [
-            (first.to(array.device), second.to(array.device))
-            for array, (first, second) in zip(arrays, self.moments, strict=True)
+            tuple(moment.to(array.device) for moment in moments)
+            for array, moments in zip(arrays, self.moments, strict=True)
         ]
         return moved
 
@@ -52,16 +67,20 @@ class Adam:
         self._count = self.arrays[0].new_full((), float(self.step))
 
     def update(
-        self, which: int, gradient: Tensor, start: int = 0, stop: int | None = None
+        self,
+        which: int,
+        gradient: Tensor,
+        rows: slice | Tensor = slice(None),
+        unit_norm: bool = False,
     ) -> Tensor:
-        """Update rows ``start:stop`` of an array and return them."""
-        rows = self.arrays[which][start:stop]
+        """Update rows of an array, give them unit norm if asked to, and return them."""
+        values = self.arrays[which][rows]
         first, second = self.moments[which]
         torch._fused_adam_(
-            [rows],
+            [values],
             [gradient],
-            [first[start:stop]],
-            [second[start:stop]],
+            [first[rows]],
+            [second[rows]],
             [],
             [self._count],
             lr=self._learning_rate,
@@ -72,9 +91,65 @@ class Adam:
             amsgrad=False,
             maximize=False,
         )
-        return rows
+        if unit_norm:
+            torch.nn.functional.normalize(values, dim=1, out=values)
+        return values
 
     def forget(self, which: int, rows: Tensor | slice) -> None:
         """Clear the moments of some rows, where they were moved by other means."""
         for moment in self.moments[which]:
             moment[rows] = 0.0
+
+
+class CompactAdam(Adam):
+    """Adam that remembers one number for each row of a matrix.
+
+    It has no first moment, and its second is the mean over the row. A row without a
+    gradient stays where it is, so a step need not come near it. Of vectors it is Adam.
+
+    Attributes
+    ----------
+    moments : list of tuples of Tensors
+        Of a matrix the second moment of each row, (n_rows,).
+    """
+
+    @staticmethod
+    def moment_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the moments of an array of this shape."""
+        return (shape[:1],) if len(shape) > 1 else (shape, shape)
+
+    def begin_step(self, learning_rate: float) -> None:
+        """Start an update of all arrays."""
+        super().begin_step(learning_rate)
+        for array, moments in zip(self.arrays, self.moments, strict=True):
+            if array.dim() > 1:
+                moments[0].mul_(_ROW_BETA)
+
+    def update(
+        self,
+        which: int,
+        gradient: Tensor,
+        rows: slice | Tensor = slice(None),
+        unit_norm: bool = False,
+    ) -> Tensor:
+        """Update rows of an array, give them unit norm if asked to, and return them."""
+        array = self.arrays[which]
+        if array.dim() == 1:
+            return super().update(which, gradient, rows, unit_norm)
+        squares = torch.linalg.vector_norm(gradient, dim=1).square_() / array.shape[1]
+        (second,) = self.moments[which]
+        second[rows] += (1.0 - _ROW_BETA) * squares
+        typical = (second[rows] / (1.0 - _ROW_BETA**self.step)).sqrt_()
+        steps = self._learning_rate / (typical + _EPSILON)
+        values = array[rows]
+        values.addcmul_(gradient, steps[:, None], value=-1)
+        if unit_norm:
+            torch.nn.functional.normalize(values, dim=1, out=values)
+        if isinstance(rows, Tensor):  # what was updated is a copy
+            array[rows] = values
+        return values
+
+
+def new_optimizer(arrays: tuple[Tensor, ...]) -> Adam:
+    """Return the optimizer for as many features as the first array has rows."""
+    return CompactAdam(arrays) if len(arrays[0]) >= COMPACT_FROM else Adam(arrays)

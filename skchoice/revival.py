@@ -41,6 +41,27 @@ class AuxiliaryGradients:
     decoder: Tensor
     loss: Tensor  # scalar
 
+    def add_weights(
+        self, features: slice | Tensor, encoder: Tensor, decoder: Tensor
+    ) -> None:
+        """Add those of the weights to gradients of a range, or of ascending features.
+
+        All of these gradients' own features that lie between them are among them.
+        """
+        if isinstance(features, slice):
+            first, last = features.start, features.stop - 1
+        else:
+            first, last = features[0], features[-1]
+        inside = (self.features >= first) & (self.features <= last)
+        which = inside.nonzero().view(-1)
+        own = self.features[which]
+        if isinstance(features, slice):
+            here = own - first
+        else:
+            here = torch.searchsorted(features, own)
+        encoder.index_add_(0, here, self.encoder[which])
+        decoder.index_add_(0, here, self.decoder[which])
+
 
 def revive(
     state: TrainingState,

@@ -30,11 +30,21 @@ if TYPE_CHECKING:
 
 # The number of candidates falls with about this power of the threshold.
 FALL = 4
+# One level for all falls and rises with the cut; of that, what counts at most.
+_LOWER, _HIGHER = 0.9, 2.0
 # Share of tokens that Token Choice may have to look at twice.
 _SHORT = 0.01
 # Candidates that Token Choice wants of the features it has seen, above what it expects
 # of them, in standard deviations of their number.
 _DEVIATIONS = 1.7
+
+
+def wanted_candidates(caps: Tensor) -> Tensor:
+    """Return how many candidates a look should find: a little over the caps.
+
+    So many that the noise from batch to batch seldom leaves a group short.
+    """
+    return 1.1 * caps + 1.5 * caps.sqrt() + 1.0
 
 
 class Rule(ABC):
@@ -84,11 +94,13 @@ class Rule(ABC):
     ) -> Tensor:
         """Return the level for the next batch, from the allocation of this one.
 
-        It steers the number of candidates to a little over the cap: so many that the
-        noise from batch to batch seldom leaves a group short.
+        It steers the number of candidates to that of :func:`wanted_candidates`, over
+        some batches: of a few matches, the cut varies from one to the next.
         """
-        target = 1.1 * seen.caps + 1.5 * seen.caps.sqrt() + 1.0
-        change = ((seen.counts + 1.0) / (target + 1.0)).pow(1 / FALL).to(level.dtype)
+        target = wanted_candidates(seen.caps)
+        off = (seen.counts + 1.0) / (target + 1.0)
+        # Half of what that asks for: the rest may be noise.
+        change = off.pow(0.5 / FALL).to(level.dtype)
         # A level that was much too low says nothing; the cut then does.
         steered = torch.maximum(level * change, 0.7 * seen.cuts)
         # Who has too few positives is done in one look from a level of zero.
@@ -194,6 +206,22 @@ class MutualChoice(Rule):
     def restriction(self, groups: Tensor) -> dict[str, Tensor]:
         """Return no restriction."""
         return {}
+
+    def next_level(
+        self, level: Tensor, seen: Allocation, affinities: Affinities
+    ) -> Tensor:
+        """Return a level a little under the cut, of so many that it varies little.
+
+        A level that was too high falls by twice as much: early in training cuts fall
+        from batch to batch. One that was too low rises by half, since a look too many
+        costs far more than some candidates too many.
+        """
+        share = (wanted_candidates(seen.caps) / seen.caps).pow(-1 / FALL)
+        under = seen.cuts * share.to(level.dtype)
+        off = torch.where(level > 0, under / level, 1.0)
+        down, up = off.clamp(min=_LOWER), off.clamp(max=_HIGHER).pow(-0.5)
+        steered = under * torch.where(off < 1, down, up)
+        return torch.where(seen.caps > 0, steered, level)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from skchoice.demand import Demand
 from skchoice.firing import FiringTracker
 from skchoice.metrics import ZipfFit
 from skchoice.model import Parameters, all_finite
-from skchoice.optimizer import Adam
+from skchoice.optimizer import Adam, CompactAdam
 from skchoice.reservoir import Reservoir
 from skchoice.training import Standardisation, TrainingState
 from skchoice.version import __version__
@@ -43,6 +43,7 @@ CLASSES: dict[str, type] = {
     for cls in (
         Adam,
         CapSampler,
+        CompactAdam,
         Demand,
         FiringTracker,
         Parameters,
@@ -194,15 +195,12 @@ def check_state(state: Any, n_features: int, n_columns: int) -> None:
     shapes = [(n_features, n_columns), (n_features,)] * 2
     shapes[3] = (n_columns,)
     arrays = state.parameters.arrays()
-    for array, shape, moments in zip(
-        arrays, shapes, state.optimizer.moments, strict=True
-    ):
-        for part in (array, *moments):
-            _check_tensor("an array of the training state", part, shape, torch.float32)
-    if any(
-        mine is not his
-        for mine, his in zip(arrays, state.optimizer.arrays, strict=True)
-    ):
+    optimizer = state.optimizer
+    for array, shape, moments in zip(arrays, shapes, optimizer.moments, strict=True):
+        all_shapes = (shape, *optimizer.moment_shapes(shape))
+        for part, its in zip((array, *moments), all_shapes, strict=True):
+            _check_tensor("an array of the training state", part, its, torch.float32)
+    if any(mine is not his for mine, his in zip(arrays, optimizer.arrays, strict=True)):
         raise ValueError("the optimizer is of other arrays than the parameters")
     _check_standardisation(state.standardisation, n_columns)
     for array, dtype in (

@@ -13,7 +13,7 @@ from skchoice.firing import FiringTracker
 from skchoice.fitted import FittedSAE
 from skchoice.inputs import Rows
 from skchoice.model import random_parameters
-from skchoice.optimizer import Adam
+from skchoice.optimizer import new_optimizer
 from skchoice.training import TrainingState, standardise
 from skchoice.warm import WarmAllocator
 
@@ -46,7 +46,7 @@ def new_state(estimator: FittedSAE, rows: Rows, seed: int) -> TrainingState:
     window = estimator.dead_after or math.ceil(100 * n_features / estimator.k)
     return TrainingState(
         parameters=parameters,
-        optimizer=Adam(parameters.arrays()),
+        optimizer=new_optimizer(parameters.arrays()),
         tracker=FiringTracker(n_features, estimator.k, window, rows.device),
         standardisation=standardisation,
         rng=rng,

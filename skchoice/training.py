@@ -31,7 +31,7 @@ from skchoice.model import (
     decode,
     encoder_input,
 )
-from skchoice.optimizer import Adam
+from skchoice.optimizer import Adam, CompactAdam
 from skchoice.revival import AuxiliaryGradients, AuxiliaryOptions, revive
 from skchoice.rules import Rule
 from skchoice.warm import WarmAllocator
@@ -237,12 +237,13 @@ def _allocate(
     state: TrainingState, x: Tensor, rule: Rule, tally: Tally
 ) -> tuple[Tokens, SparseCodes]:
     """Return what the encoder sees, and the matches with their affinities."""
-    tokens = encoder_input(x, state.parameters)
-    affinities = EncoderAffinities(state.parameters, tokens, len(x))
+    n_tokens, tokens = len(x), encoder_input(x, state.parameters)
+    del x  # of several batches it is a copy, and as large as all else
+    affinities = EncoderAffinities(state.parameters, tokens, n_tokens)
     seen = state.allocator(affinities, rule)
     tally.budget += seen.budget
     if state.demand is not None:
-        state.demand.update(seen.caps, seen.cuts, len(x))
+        state.demand.update(seen.caps, seen.cuts, n_tokens)
     return tokens, seen.matches
 
 
@@ -296,24 +297,33 @@ def _update(
     limit = parameters.encoder_bias.clamp(min=HIGHEST_BIAS)
     biases = optimizer.update(ENCODER_BIAS, gradients.encoder_bias)
     torch.minimum(biases, limit, out=biases)
-    n_features = parameters.n_features
-    size = _TILE_BYTES.get(parameters.encoder.device.type, DEVICE_TILE_BYTES)
-    height = max(1, size // parameters.encoder[0].nbytes)
-    for start in range(0, n_features, height):
-        stop = min(start + height, n_features)
-        encoder, decoder = gradients.weights(start, stop)
+    for features in _tiles(state, gradients, extra):
+        encoder, decoder = gradients.weights(features)
         if extra is not None:
-            inside = (extra.features >= start) & (extra.features < stop)
-            which = inside.nonzero().view(-1)
-            here = extra.features[which] - start
-            encoder.index_add_(0, here, extra.encoder[which])
-            decoder.index_add_(0, here, extra.decoder[which])
-        rows = parameters.decoder[start:stop]
+            extra.add_weights(features, encoder, decoder)
         # A step along the direction itself would be undone by the normalisation.
-        decoder.addcmul_(rows, gradients.parallel[start:stop, None], value=-1)
-        optimizer.update(ENCODER, encoder, start, stop)
-        rows = optimizer.update(DECODER, decoder, start, stop)
-        torch.nn.functional.normalize(rows, dim=1, out=rows)
+        along = gradients.parallel[features, None]
+        decoder.addcmul_(parameters.decoder[features], along, value=-1)
+        optimizer.update(ENCODER, encoder, features)
+        optimizer.update(DECODER, decoder, features, unit_norm=True)
+
+
+def _tiles(
+    state: TrainingState, gradients: MatchGradients, extra: AuxiliaryGradients | None
+) -> Iterator[slice | Tensor]:
+    """Yield the features whose weights may move, a tile at a time, ascending."""
+    encoder = state.parameters.encoder
+    size = _TILE_BYTES.get(encoder.device.type, DEVICE_TILE_BYTES)
+    height = max(1, size // encoder[0].nbytes)
+    if isinstance(state.optimizer, CompactAdam):
+        features = gradients.matched()
+        if extra is not None:
+            features = torch.cat([features, extra.features]).unique()
+        if len(features):
+            yield from features.split(height)
+        return
+    for start in range(0, len(encoder), height):
+        yield slice(start, min(start + height, len(encoder)))
 
 
 def _record(

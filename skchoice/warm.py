@@ -13,7 +13,7 @@ from skchoice.rules import Rule
 # Tokens that a cold start looks at to learn where to screen.
 _FIRST_LOOK = 256
 # Pairs of a tile then: without a threshold, half of them are candidates.
-_FIRST_TILE = 1 << 20
+_FIRST_TILE = 1 << 19
 
 
 class WarmAllocator:

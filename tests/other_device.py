@@ -22,6 +22,7 @@ _COPIES = {_aten.copy_.default, _aten._to_copy.default}
 # Their results have a size that depends on values, or are values: on a GPU the host has
 # to wait for these.
 _WAITED_FOR = {
+    _aten.unique_consecutive.default,
     _aten._local_scalar_dense.default,
     _aten.nonzero.default,
     _aten.masked_select.default,

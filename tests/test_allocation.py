@@ -445,3 +445,35 @@ def test_the_screen_finds_its_level_again(make, overflow, first, off_by):
     assert candidates(warm, rule, batch()) < torch.minimum(target, supply).sum()
     # Who has too few positives for its cap is always short.
     assert seen.retried[caps < 0.6 * supply].double().mean() < 1 / 3
+
+
+@pytest.mark.parametrize("steepness", [2, 4, 16])
+@pytest.mark.parametrize("change", [1.0, 0.995, 1.005])
+def test_mutual_choice_seldom_looks_twice(steepness, change):
+    # However fast the number of affinities falls with their size, and though all fall
+    # or rise from batch to batch.
+    rng = np.random.default_rng(0)
+    rule, warm = MutualChoice(4), WarmAllocator()
+    retried, wasted = [], []
+    for number in range(60):
+        sizes = (1.0 - rng.random((400, 60))) ** (-1 / steepness)
+        matrix = torch.from_numpy(change**number * sizes)
+        seen = warm(MatrixAffinities(matrix, 60, 400), rule)
+        retried.append(seen.retried.item())
+        wasted.append(seen.counts.item() / seen.budget)
+    assert np.mean(retried[10:]) < 0.1
+    # A margin of 1.14 where the number falls with the fourth power, and a trend.
+    assert np.mean(wasted[10:]) < 1.14 ** (steepness / 4) * 1.2
+
+
+def test_a_level_comes_back_from_batches_without_an_affinity():
+    rule, warm = MutualChoice(2), WarmAllocator()
+    matrix = torch.from_numpy(np.random.default_rng(0).random((50, 20)))
+    warm(MatrixAffinities(matrix), rule)
+    for _ in range(2):
+        warm(MatrixAffinities(silence(matrix)), rule)
+        assert warm.level.item() == 0.0
+    for _ in range(2):
+        seen = warm(MatrixAffinities(matrix), rule)
+    assert not seen.retried and len(seen.matches) == 100
+    assert seen.counts.item() < 200

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skchoice import training
 from skchoice.firing import FiringTracker
 from skchoice.model import Parameters
-from skchoice.optimizer import Adam
+from skchoice.optimizer import Adam, CompactAdam
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import FeatureChoice, MutualChoice, TokenChoice
 from skchoice.training import (
@@ -98,15 +98,21 @@ def numeric_gradients(loss, arrays, step=1e-5):
 def naive_step(arrays, moments, gradients, count, rate=LEARNING_RATE):
     """Adam with bias correction; the decoder's rows then scaled to unit norm.
 
-    Encoder biases stay at -0.02 or below; those above it do not rise.
+    Encoder biases stay at -0.02 or below; those above it do not rise. Where a matrix
+    has one moment alone, that is of the mean square of each row.
     """
     decoder = arrays[2]
     along = (gradients[2] * decoder).sum(1, keepdims=True)
     gradients = [*gradients[:2], gradients[2] - along * decoder, gradients[3]]
     updated, new_moments = [], []
-    for array, gradient, (first, second) in zip(
-        arrays, gradients, moments, strict=True
-    ):
+    for array, gradient, known in zip(arrays, gradients, moments, strict=True):
+        if len(known) == 1:
+            second = 0.9 * known[0] + 0.1 * (gradient**2).mean(1)
+            typical = np.sqrt(second / (1 - 0.9**count)) + 1e-10
+            new_moments.append((second,))
+            updated.append(array - rate * gradient / typical[:, None])
+            continue
+        first, second = known
         first = 0.5 * first + 0.5 * gradient
         second = 0.95 * second + 0.05 * gradient**2
         new_moments.append((first, second))
@@ -121,7 +127,7 @@ def naive_step(arrays, moments, gradients, count, rate=LEARNING_RATE):
 # --------------------------------------------------------------- a state to start from
 
 
-def a_state(seed, relative):
+def a_state(seed, relative, optimizer=Adam):
     rng = np.random.default_rng(seed)
     decoder = rng.normal(size=(F, D))
     decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
@@ -136,7 +142,7 @@ def a_state(seed, relative):
     )
     return TrainingState(
         parameters=parameters,
-        optimizer=Adam(parameters.arrays()),
+        optimizer=optimizer(parameters.arrays()),
         tracker=FiringTracker(F, 2.0, 100, torch.device("cpu")),
         standardisation=Standardisation(torch.zeros(D, dtype=torch.float64), 1.0),
         rng=rng,
@@ -171,8 +177,9 @@ def in_numpy(tensors):
 @pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("with_auxiliary", [False, True])
-def test_one_step(seed, relative, rule, with_auxiliary):
-    state = a_state(seed, relative)
+@pytest.mark.parametrize("optimizer", [Adam, CompactAdam])
+def test_one_step(seed, relative, rule, with_auxiliary, optimizer):
+    state = a_state(seed, relative, optimizer)
     # Not the first step: then Adam's would be the sign of the gradient alone.
     for number in range(3):
         x = a_batch(100 * seed + number + 1)
@@ -228,8 +235,11 @@ def test_one_step(seed, relative, rule, with_auxiliary):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_steps_on_batches_that_got_their_matches_together(seed, relative, rule):
-    state = a_state(seed, relative)
+@pytest.mark.parametrize("optimizer", [Adam, CompactAdam])
+def test_steps_on_batches_that_got_their_matches_together(
+    seed, relative, rule, optimizer
+):
+    state = a_state(seed, relative, optimizer)
     arrays = in_numpy(state.parameters.arrays())
     moments = [in_numpy(pair) for pair in state.optimizer.moments]
     parts = [a_batch(3 * seed), a_batch(3 * seed + 1)[:5], a_batch(3 * seed + 2)[:9]]
@@ -262,10 +272,11 @@ def test_steps_on_batches_that_got_their_matches_together(seed, relative, rule):
 
 
 @pytest.mark.parametrize("tile_rows", [1, 3, 1000])
-def test_tiles_of_the_update_do_not_show(tile_rows, monkeypatch):
+@pytest.mark.parametrize("optimizer", [Adam, CompactAdam])
+def test_tiles_of_the_update_do_not_show(tile_rows, optimizer, monkeypatch):
     results = []
     for height in (tile_rows, 5):
-        state = a_state(0, True)
+        state = a_state(0, True, optimizer)
         row_bytes = state.parameters.encoder[0].nbytes
         monkeypatch.setattr(training, "_TILE_BYTES", {"cpu": height * row_bytes})
         state.underused = torch.tensor([0, 4, 5])
@@ -304,8 +315,9 @@ def test_a_step_on_constant_tokens_changes_nothing():
         assert_allclose(one, other, atol=1e-6)
 
 
-def test_features_without_matches_are_left_alone():
-    state = a_state(0, True)
+@pytest.mark.parametrize("optimizer", [Adam, CompactAdam])
+def test_features_without_matches_are_left_alone(optimizer):
+    state = a_state(0, True, optimizer)
     before = in_numpy(state.parameters.arrays())
     rule = FeatureChoice(torch.tensor([3, 0, 3, 0, 3, 0, 3]))
     train_step(state, a_batch(0), rule, 0.1, NO_AUXILIARY, training.Tally())
