@@ -89,7 +89,7 @@ class MatchGradients:
             pointers = torch.cat([self._pointers[features], ends])
         here = slice(None)
         if len(pointers) < len(self._pointers):
-            first, last = pointers[:: len(pointers) - 1].cpu().tolist()
+            first, last = torch.stack([pointers[0], pointers[-1]]).cpu().tolist()
             here, pointers = slice(first, last), pointers - first
         rows = self._codes.rows[here]
         return (

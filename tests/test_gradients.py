@@ -62,7 +62,7 @@ def by_autograd(upstream, x, parameters, codes) -> Gradients:
 
 def by_matches(upstream, tokens, parameters, codes) -> Gradients:
     gradients = MatchGradients(upstream, tokens, codes, parameters)
-    encoder, decoder = gradients.weights(0, parameters.n_features)
+    encoder, decoder = gradients.weights(slice(0, parameters.n_features))
     return Gradients(
         encoder,
         gradients.encoder_bias,
@@ -152,20 +152,38 @@ def test_the_loss_of_weighted_rows_through_the_whole_model(relative):
 
 @every_importance
 @settings(max_examples=30, deadline=None)
-@given(cuts=st.lists(st.integers(0, 19), max_size=4), seed=st.integers(0, 99))
-def test_ranges_of_features_are_slices_of_the_whole(relative, cuts, seed):
+@given(
+    cuts=st.lists(st.integers(0, 19), max_size=4),
+    others=st.sets(st.integers(0, 18)),
+    seed=st.integers(0, 99),
+)
+def test_some_features_are_parts_of_the_whole(relative, cuts, others, seed):
     parameters = some_parameters(seed, 19, 5, relative)
     x, upstream = normal(seed + 4, 12, 5), normal(seed + 5, 12, 5)
     rule = RULES["feature, any caps"]((12, 19), 0, np.random.default_rng(seed))
     tokens, codes = forward(x, parameters, rule)
     gradients = MatchGradients(upstream, tokens, codes, parameters)
-    encoder, decoder = gradients.weights(0, 19)
+    encoder, decoder = gradients.weights(slice(0, 19))
     edges = [0, *sorted(cuts), 19]
-    for start, stop in pairwise(edges):
+    ranges = [slice(start, stop) for start, stop in pairwise(edges)]
+    # By number, they have to hold all between them that matched.
+    numbers = torch.tensor(sorted(others | set(gradients.matched().tolist())))
+    numbered = [part for part in numbers.split(1 + len(cuts)) if len(part)]
+    for features in (*ranges, *numbered):
         for part, whole in zip(
-            gradients.weights(start, stop), (encoder, decoder), strict=True
+            gradients.weights(features), (encoder, decoder), strict=True
         ):
-            torch.testing.assert_close(part, whole[start:stop])
+            torch.testing.assert_close(part, whole[features])
+
+
+@every_importance
+def test_matched_are_the_features_with_a_match(relative):
+    parameters = some_parameters(3, 30, 5, relative)
+    x, upstream = normal(4, 6, 5), normal(5, 6, 5)
+    tokens, codes = forward(x, parameters, RULES["mutual"]((6, 30), 2, None))
+    matched = MatchGradients(upstream, tokens, codes, parameters).matched()
+    assert matched.tolist() == sorted(set(codes.cols.tolist()))
+    assert 0 < len(matched) < 30
 
 
 @every_importance
