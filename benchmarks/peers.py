@@ -34,7 +34,7 @@ import numpy as np
 import results_file
 import torch
 from activations import activations
-from arms import PEERS, Arm, Encoding, Entry, Size
+from arms import LEARNING_RATE, PEERS, Arm, Encoding, Entry, Size
 from step import ARMS as OURS
 from step import check_exact, prepare
 from timing import earlier, encoder_gemm, hardware, take_turns
@@ -165,6 +165,7 @@ def our_quality(
         aux=aux,
         batch_size=size.batch_size,
         max_iter=n,
+        learning_rate=LEARNING_RATE,
         random_state=0,
         device="cpu",
     ).fit(train)
