@@ -75,6 +75,17 @@ class Adam:
     ) -> Tensor:
         """Update rows of an array, give them unit norm if asked to, and return them."""
         values = self.arrays[which][rows]
+        self._move(values, which, gradient, rows)
+        if unit_norm:
+            torch.nn.functional.normalize(values, dim=1, out=values)
+        if isinstance(rows, Tensor):  # what was updated is a copy
+            self.arrays[which][rows] = values
+        return values
+
+    def _move(
+        self, values: Tensor, which: int, gradient: Tensor, rows: slice | Tensor
+    ) -> None:
+        """Move rows of an array, which are a range, along their gradient."""
         first, second = self.moments[which]
         torch._fused_adam_(
             [values],
@@ -91,9 +102,6 @@ class Adam:
             amsgrad=False,
             maximize=False,
         )
-        if unit_norm:
-            torch.nn.functional.normalize(values, dim=1, out=values)
-        return values
 
     def forget(self, which: int, rows: Tensor | slice) -> None:
         """Clear the moments of some rows, where they were moved by other means."""
@@ -125,29 +133,19 @@ class CompactAdam(Adam):
             if array.dim() > 1:
                 moments[0].mul_(_ROW_BETA)
 
-    def update(
-        self,
-        which: int,
-        gradient: Tensor,
-        rows: slice | Tensor = slice(None),
-        unit_norm: bool = False,
-    ) -> Tensor:
-        """Update rows of an array, give them unit norm if asked to, and return them."""
-        array = self.arrays[which]
-        if array.dim() == 1:
-            return super().update(which, gradient, rows, unit_norm)
-        squares = torch.linalg.vector_norm(gradient, dim=1).square_() / array.shape[1]
+    def _move(
+        self, values: Tensor, which: int, gradient: Tensor, rows: slice | Tensor
+    ) -> None:
+        """Move rows of an array, of a matrix any, along their gradient."""
+        if gradient.dim() == 1:
+            super()._move(values, which, gradient, rows)
+            return
+        squares = torch.linalg.vector_norm(gradient, dim=1).square_()
         (second,) = self.moments[which]
-        second[rows] += (1.0 - _ROW_BETA) * squares
+        second[rows] += (1.0 - _ROW_BETA) / gradient.shape[1] * squares
         typical = (second[rows] / (1.0 - _ROW_BETA**self.step)).sqrt_()
         steps = self._learning_rate / (typical + _EPSILON)
-        values = array[rows]
         values.addcmul_(gradient, steps[:, None], value=-1)
-        if unit_norm:
-            torch.nn.functional.normalize(values, dim=1, out=values)
-        if isinstance(rows, Tensor):  # what was updated is a copy
-            array[rows] = values
-        return values
 
 
 def new_optimizer(arrays: tuple[Tensor, ...]) -> Adam:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
+from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, training
 
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
@@ -214,3 +214,25 @@ def smollm2():
     from skchoice.lm import packaged_model
 
     return loaded(packaged_model())
+
+
+@pytest.fixture
+def killed_at_step_20(monkeypatch):
+    """Return a function that fits an estimator and kills the fit on the way."""
+
+    class Killed(Exception):
+        pass
+
+    def killed(state, *args):
+        if state.optimizer.step >= 20:
+            raise Killed
+        return steps(state, *args)
+
+    def fit(sae, X):
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "train_steps", killed)
+            with pytest.raises(Killed):
+                sae.fit(X)
+
+    steps = training.train_steps
+    return fit

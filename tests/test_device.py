@@ -224,24 +224,12 @@ def test_a_tensor_of_the_device(Estimator, X):
 
 
 @every_estimator
-def test_a_fit_goes_on_from_a_checkpoint(Estimator, X, tmp_path, monkeypatch):
+def test_a_fit_goes_on_from_a_checkpoint(Estimator, X, tmp_path, killed_at_step_20):
     expected = make(Estimator, "cpu").fit(X)
 
-    class Killed(Exception):
-        pass
-
-    def killed(state, *args):
-        if state.optimizer.step >= 20:
-            raise Killed
-        return steps(state, *args)
-
-    steps = training.train_steps
     with OtherDevice():
         sae = make(Estimator, DEVICE, checkpoint_dir=tmp_path, checkpoint_interval=0)
-        monkeypatch.setattr(training, "train_steps", killed)
-        with pytest.raises(Killed):
-            sae.fit(X)
-        monkeypatch.undo()
+        killed_at_step_20(sae, X)
         assert list(tmp_path.rglob("*.safetensors"))
         sae.fit(X)
     assert_same(sae, expected)

@@ -13,7 +13,6 @@ from skchoice import (
     MutualChoiceSAE,
     TokenChoiceSAE,
     optimizer,
-    training,
 )
 from skchoice.optimizer import Adam, CompactAdam, new_optimizer
 
@@ -122,24 +121,12 @@ def test_partial_fit_goes_on_from_a_file(Estimator, X, compact, tmp_path):
 
 @every_estimator
 def test_a_killed_fit_ends_with_the_same_bits(
-    Estimator, X, compact, tmp_path, monkeypatch
+    Estimator, X, compact, tmp_path, killed_at_step_20
 ):
     expected = make(Estimator).fit(X)
 
-    class Killed(Exception):
-        pass
-
-    def killed(state, *args):
-        if state.optimizer.step >= 20:
-            raise Killed
-        return steps(state, *args)
-
-    steps = training.train_steps
     sae = make(Estimator, checkpoint_dir=tmp_path, checkpoint_interval=0)
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "train_steps", killed)
-        with pytest.raises(Killed):
-            sae.fit(X)
+    killed_at_step_20(sae, X)
     sae.fit(X)
     np.testing.assert_array_equal(sae.components_, expected.components_)
 
