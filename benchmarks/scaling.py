@@ -28,7 +28,7 @@ GRID = [
     *((2048, n, 32768, 32) for n in (256, 1024, 2048)),
     *((2048, 512, 32768, n) for n in (8, 16, 64)),
 ]
-WARM_STEPS = 12
+WARM_STEPS = 40
 
 
 def dominant(step: Callable[[], object]) -> str:

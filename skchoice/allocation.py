@@ -24,11 +24,14 @@ from skchoice.rules import Rule
 class Tile(Protocol):
     """Affinities of some features to some tokens."""
 
-    def hits(self, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return where affinities reach a threshold, and these affinities.
+    def blocks(self) -> list[slice]:
+        """Return ranges that divide the tokens, ascending."""
 
-        The positions, of features and of tokens, count within the tile; the threshold
-        broadcasts to (n_features_in_tile, n_tokens_in_tile).
+    def hits(self, threshold: Tensor, block: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return where affinities of a block reach a threshold, and these affinities.
+
+        The positions count features within the tile and tokens within the block; the
+        threshold broadcasts to (n_features_in_tile, n_tokens_in_block).
         """
 
     def part(self, features: Tensor) -> Tile:
@@ -59,7 +62,9 @@ class Tiles(Protocol):
         """Yield tiles with their features and tokens, int64.
 
         Only those of some features or of some tokens if given; the first with at most
-        ``first`` features. A tile may be used until the next is asked for.
+        ``first`` features. What they hold of one feature comes in the order of tokens,
+        and of one token in that of features. A tile may be used until the next is
+        asked for.
         """
 
 
@@ -167,7 +172,7 @@ def _look_tile_by_tile(affinities: Affinities, looks: Looks) -> None:
         left = own.unsettled.nonzero().view(-1)
         short.append((tile.part(left), features[left]))
         n_seen, n_short = n_seen + len(features), n_short + len(left)
-        if n_seen == n_features or n_short > len(features):
+        if n_seen == n_features or n_short > len(features) // 2:
             parts, of_parts = zip(*short, strict=True)
             those = torch.cat(of_parts)
             own = looks.of_features(those)

@@ -46,8 +46,10 @@ class ThresholdEncoder:
         tokens = encoder_input(x, self.parameters)
         parts = []
         for tile, of_tile in encoder_tiles(self.parameters, tokens):
-            features, rows, values = tile.hits(self._at_least[of_tile, None])
-            parts.append((rows, of_tile[features], values))
+            for block in tile.blocks():
+                threshold = self._at_least[of_tile, None]
+                features, rows, values = tile.hits(threshold, block)
+                parts.append((rows + block.start, of_tile[features], values))
         rows, cols, values = (torch.cat(part) for part in zip(*parts, strict=True))
         shape = (len(x), self.parameters.n_features)
         return tokens.to_codes(SparseCodes.sorted(rows, cols, values, shape))

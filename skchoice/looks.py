@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,7 @@ _LAST_LOOK = 3
 # The candidates are cut back whenever they outnumber the budget by this factor ...
 _OVERFLOW = 4
 # ... and are more than this many: below, cutting costs more than it saves.
-_MIN_OVERFLOW = 1 << 19
+_MIN_OVERFLOW = 1 << 17
 
 
 class Looks:
@@ -160,9 +159,9 @@ def _screen(
         Candidates that reached the given thresholds and not the raised ones.
     """
     n_features = affinities.shape[1]
-    smallest = np.nextafter(
-        np.zeros((), torch.empty(0, dtype=affinities.dtype).numpy().dtype), 1
-    ).item()
+    infinity = torch.full_like(thresholds, torch.inf)
+    # What the affinities must reach: more than 0, and at least the thresholds.
+    least = torch.nextafter(torch.zeros_like(thresholds), infinity).maximum(thresholds)
     limit = max(_OVERFLOW * budget, _MIN_OVERFLOW)
     whole = affinities.one_chunk and not restriction
     first = rule.first_look(n_features) if whole else None
@@ -170,10 +169,23 @@ def _screen(
     n_seen = n_seen_at_raise = 0
     dropped = torch.zeros_like(caps)
     for tile, features, tokens in affinities.tiles(**restriction, first=first):
-        over = rule.over_tile(thresholds.clamp(min=smallest), features, tokens)
-        rows, columns, values = tile.hits(over)
-        pairs = tokens.index_select(0, columns), features.index_select(0, rows)
-        parts.append(Found(*pairs, values))
+        for block in tile.blocks():
+            of_block = tokens[block]
+            over = rule.over_tile(least, features, of_block)
+            rows, columns, values = tile.hits(over, block)
+            pairs = of_block.index_select(0, columns), features.index_select(0, rows)
+            parts.append(Found(*pairs, values))
+            if sum(len(part.values) for part in parts) > limit:
+                found = Found.joined(parts)
+                ranked = found.ranked(rule, affinities.shape, len(caps))
+                parts = [found.some(ranked.largest(caps))]
+                dropped += (ranked.counts() - caps).clamp(min=0)
+                # Below the cut of a full group nothing can match, and of its members
+                # that are yet to come nothing at the cut either.
+                cuts = ranked.value(caps)
+                thresholds = thresholds.maximum(cuts)
+                past = torch.nextafter(cuts, infinity) if rule.in_order else cuts
+                least = least.maximum(torch.where(cuts > 0, past, 0.0))
         n_seen += len(features)
         raising = first is not None and n_seen < n_features
         if raising and n_seen >= 2 * n_seen_at_raise:
@@ -181,14 +193,8 @@ def _screen(
             found = Found.joined(parts)
             ranked = found.ranked(rule, affinities.shape, len(caps))
             thresholds = rule.raised(thresholds, ranked, n_seen / n_features)
+            least = least.maximum(thresholds)
             left = found.values >= thresholds[ranked.groups]
             parts = [found.some(left.nonzero().view(-1))]
             dropped += torch.bincount(ranked.groups[~left], minlength=len(caps))
-        if sum(len(part.values) for part in parts) > limit:
-            found = Found.joined(parts)
-            ranked = found.ranked(rule, affinities.shape, len(caps))
-            parts = [found.some(ranked.largest(caps))]
-            dropped += (ranked.counts() - caps).clamp(min=0)
-            # Below the cut of a full group nothing can match.
-            thresholds = torch.maximum(thresholds, ranked.value(caps))
     return Found.joined(parts), thresholds, dropped

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,9 @@ HIGHEST_BIAS = -0.02
 # that tiles are few, since each costs the device some waiting.
 _TILE_BYTES = {"cpu": 1 << 24}
 DEVICE_TILE_BYTES = 1 << 30
+# Of the inputs of a block of tokens: near the cache of one core, which then serves
+# what is computed one pair after the other. Elsewhere each block costs some waiting.
+_BLOCK_BYTES = {"cpu": 5 << 19}
 # Where the first tile is to be small, the others grow by this factor to the full size.
 _GROWTH = 4
 # Fewer tokens of a chunk than this do not repay rounding the weights to bfloat16.
@@ -267,6 +271,8 @@ class EncoderTile:
     @classmethod
     def joined(cls, parts: Sequence[EncoderTile]) -> EncoderTile:
         """Return one tile of the features of several, which are of one chunk."""
+        if len(parts) == 1:
+            return parts[0]
         weight, bias, products = (
             torch.cat(arrays)
             for arrays in zip(
@@ -276,18 +282,24 @@ class EncoderTile:
         )
         return EncoderTile(weight, bias, parts[0]._chunk, products)
 
-    def hits(self, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def blocks(self) -> list[slice]:
+        """Return ranges that divide the tokens."""
+        inputs = self._chunk.scaled
+        size = _BLOCK_BYTES.get(inputs.device.type, DEVICE_TILE_BYTES)
+        edges = np.linspace(0, len(inputs), -(-inputs.nbytes // size) + 1, dtype=int)
+        return [slice(*block) for block in pairwise(edges.tolist())]
+
+    def hits(self, threshold: Tensor, block: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return features, tokens and values of the affinities over a threshold.
 
-        Features and tokens are counted within the tile; the threshold has shape
-        (n_features_in_tile, 1), (1, n_tokens) or (1, 1).
+        Features are counted within the tile and tokens within the block; the threshold
+        has shape (n_features_in_tile, 1), (1, n_tokens_in_block) or (1, 1).
         """
-        inputs = self._chunk.coarse
-        if inputs is not None:
-            return coarse.find_hits(
-                self._products, self._weight, self._bias, inputs, threshold
-            )
-        return eager.find_hits(self._products, self._bias, threshold)
+        products = self._products[:, block]
+        if self._chunk.coarse is None:
+            return eager.find_hits(products, self._bias, threshold)
+        inputs = self._chunk.scaled[block]
+        return coarse.find_hits(products, self._weight, self._bias, inputs, threshold)
 
 
 def encoder_tiles(

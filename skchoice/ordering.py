@@ -17,6 +17,9 @@ from torch import Tensor
 
 _VALUE_BITS = 31  # of a positive float32
 _LARGEST = 2**_VALUE_BITS - 1
+# So many integers or more torch sorts by their digits. Fewer it compares, as numpy does
+# with vector instructions.
+_MANY = 1 << 15
 
 
 class Ranked(NamedTuple):
@@ -155,13 +158,16 @@ def by_group_and_member(
 
 def ascending(key: Tensor) -> Tensor:
     """Return the order that sorts integers; of equal ones, any."""
-    if key.device.type == "cpu":
-        # numpy sorts with vector instructions.
+    if _few(key):
         return torch.from_numpy(np.argsort(key.numpy()))
     return key.argsort()
 
 
 def _sorted(key: Tensor) -> Tensor:
-    if key.device.type == "cpu":
+    if _few(key):
         return torch.from_numpy(np.sort(key.numpy()))
     return key.sort().values
+
+
+def _few(key: Tensor) -> bool:
+    return key.device.type == "cpu" and len(key) < _MANY

@@ -51,6 +51,7 @@ class Rule(ABC):
     """How pairs are grouped, and how many matches each group may have."""
 
     by_feature = False  # whether each group is of one feature
+    in_order = True  # whether tiles hold a group's members in ascending order
     # Candidates that a second look at a group aims at, in caps: so many of a few groups
     # cost less than a third look at all features.
     second_look = 5.0
@@ -186,6 +187,7 @@ class MutualChoice(Rule):
     """The batch keeps its ``round(k * n_tokens)`` largest affinities."""
 
     k: float
+    in_order = False
 
     def caps(self, shape: tuple[int, int]) -> Tensor:
         """Return the budget of the batch."""

@@ -24,11 +24,17 @@ class MatrixTile:
     def joined(cls, parts: Sequence[MatrixTile]) -> MatrixTile:
         return cls(torch.cat([part._values for part in parts]))
 
+    def blocks(self) -> list[slice]:
+        n_tokens = self._values.shape[1]
+        size = max(2, n_tokens // 3)
+        return [slice(at, min(at + size, n_tokens)) for at in range(0, n_tokens, size)]
+
     def hits(
-        self, threshold: torch.Tensor
+        self, threshold: torch.Tensor, block: slice
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        features, tokens = (self._values >= threshold).nonzero(as_tuple=True)
-        return features.int(), tokens.int(), self._values[features, tokens]
+        values = self._values[:, block]
+        features, tokens = (values >= threshold).nonzero(as_tuple=True)
+        return features.int(), tokens.int(), values[features, tokens]
 
 
 class MatrixAffinities:

@@ -181,16 +181,20 @@ def test_tiles_hold_every_affinity_once(
         wanted &= inside if restrict == "features" else inside[:, None]
     found = torch.full((n_tokens, n_features), torch.nan, dtype=dtype)
     times = torch.zeros(n_tokens, n_features)
-    with mock.patch.object(model, "_TILE_BYTES", {"cpu": entries}):
+    with (
+        mock.patch.object(model, "_TILE_BYTES", {"cpu": entries}),
+        mock.patch.object(model, "_BLOCK_BYTES", {"cpu": 5 * entries}),
+    ):
         for tile, of_tile, of_chunk in affinities.tiles(**members, first=first):
             assert first is None or of_tile[0] > 0 or len(of_tile) <= first
-            least = torch.full((1, 1), torch.finfo(dtype).tiny, dtype=dtype)
-            if of_token:
-                least = least.expand(1, len(of_chunk))
-            features, tokens, values = tile.hits(least)
-            rows, cols = of_chunk[tokens], of_tile[features]
-            found[rows, cols] = values
-            times[rows, cols] += 1
+            for block in tile.blocks():
+                least = torch.full((1, 1), torch.finfo(dtype).tiny, dtype=dtype)
+                if of_token:
+                    least = least.expand(1, len(of_chunk[block]))
+                features, tokens, values = tile.hits(least, block)
+                rows, cols = of_chunk[block][tokens], of_tile[features]
+                found[rows, cols] = values
+                times[rows, cols] += 1
     exact = dense_affinities(x, parameters)
     assert torch.equal(times.bool(), wanted & exact.isfinite())
     assert times.max() <= 1
@@ -211,7 +215,7 @@ def test_hits_are_what_reaches_the_threshold(relative, dtype, coarsely):
     with (
         mock.patch.object(model, "_TILE_BYTES", {"cpu": 20 * 32 * 4}),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
-        mock.patch.object(coarse, "_BLOCK_BYTES", 7 * 9 * 4),
+        mock.patch.object(model, "_BLOCK_BYTES", {"cpu": 7 * 9 * 4}),
         mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
     ):
         for spread, reached in (
@@ -221,8 +225,10 @@ def test_hits_are_what_reaches_the_threshold(relative, dtype, coarsely):
         ):
             found = torch.zeros(50, 70, dtype=torch.bool)
             for tile, cols, rows in affinities_in_chunks(x, parameters, 20).tiles():
-                features, tokens, _ = tile.hits(spread(cols, rows))
-                found[rows[tokens], cols[features]] = True
+                for block in tile.blocks():
+                    of_block = rows[block]
+                    features, tokens, _ = tile.hits(spread(cols, of_block), block)
+                    found[of_block[tokens], cols[features]] = True
             reached = reached if reached.shape == found.shape else reached.T
             assert torch.equal(found, reached)
             assert 0 < found.sum() < 2500
@@ -251,7 +257,7 @@ def test_allocation_streams_through_the_encoder(make, relative, dtype, coarsely)
     with (
         mock.patch.object(model, "_TILE_BYTES", {"cpu": 20 * 17 * 4}),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
-        mock.patch.object(coarse, "_BLOCK_BYTES", 7 * 9 * 4),
+        mock.patch.object(model, "_BLOCK_BYTES", {"cpu": 7 * 9 * 4}),
         mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
     ):
         for start in (0.0, 0.8, 100.0):

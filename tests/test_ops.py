@@ -201,17 +201,13 @@ def coarse_hits(weight, bias, inputs, threshold):
     inputs = CoarseInputs(inputs)
     out = torch.empty(len(weight), len(inputs.inputs), dtype=torch.bfloat16)
     bounds = coarse.upper_bounds(weight, bias, inputs, out)
-    return coarse.find_hits(bounds, weight, bias, inputs, threshold)
+    return coarse.find_hits(bounds, weight, bias, inputs.inputs, threshold)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.05, 0.001])
 @pytest.mark.parametrize("bias_scale", [0.0, 0.1, 3.0])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (40, 30, 7), (300, 200, 65)])
-@pytest.mark.parametrize("block_bytes", [1 << 30, 10_000, 200])
-def test_the_coarse_screen_loses_nothing(
-    shape, bias_scale, share, block_bytes, monkeypatch
-):
-    monkeypatch.setattr(coarse, "_BLOCK_BYTES", block_bytes)
+def test_the_coarse_screen_loses_nothing(shape, bias_scale, share):
     height, width, d = shape
     rng = np.random.default_rng(0)
     weight = torch.from_numpy(rng.standard_normal((height, d))).float()
@@ -238,10 +234,27 @@ def test_the_coarse_screen_loses_nothing(
         assert found[exact >= threshold + rounding].all()
         assert not found[exact < threshold - rounding].any()
         assert (values >= threshold.expand(height, width)[rows, columns]).all()
-        flat = rows * width + columns
-        if block_bytes < inputs.nbytes:  # within each block alone
-            flat = flat.sort().values
-        assert (flat[1:] > flat[:-1]).all()
+        assert len(rows) == found.sum(), "a hit was found twice"
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_rows_with_many_hits_and_with_few(share, monkeypatch):
+    # They are computed in two ways, whose results are put together.
+    monkeypatch.setattr(coarse, "_MANY", share)
+    rng = np.random.default_rng(0)
+    weight = torch.from_numpy(rng.standard_normal((60, 9))).float()
+    inputs = torch.from_numpy(rng.standard_normal((50, 9))).float()
+    bias = torch.linspace(-20.0, 20.0, 60)[:, None]
+    exact = weight @ inputs.T + bias
+    threshold = torch.full((60, 1), 1.0)
+    rows, columns, values = coarse_hits(weight, bias, inputs, threshold)
+    expected = (exact >= threshold).nonzero()
+    n_hits = expected[:, 0].bincount(minlength=60)
+    assert (n_hits == 0).any() and (n_hits == 50).any()
+    order = (rows * 50 + columns).argsort()
+    found = torch.stack([rows, columns], 1)[order]
+    assert torch.equal(found.long(), expected)
+    torch.testing.assert_close(values[order], exact[exact >= threshold])
 
 
 @pytest.mark.parametrize("d", [1, 8, 64])

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skchoice.ordering import by_group_and_member, rank
+from skchoice import ordering
+from skchoice.ordering import ascending, by_group_and_member, rank
 
 SCALES = {"one": 1.0, "huge": 1e30, "subnormal": 2.0**-140}
 # Few members fit into a key of 63 bits beside a float32, many do not.
@@ -66,3 +67,26 @@ def test_by_group_and_member(dtype, n_members, found, scale):
     arrays = by_group_and_member(groups, members, values, 5, n_members)
     for array, given_ in zip(arrays, (groups, members, values), strict=True):
         torch.testing.assert_close(array, given_[order], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("n", [0, 1, 100, ordering._MANY - 1, ordering._MANY, 100_000])
+def test_few_and_many_are_sorted_in_different_ways(n):
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.randint(50, (n,), generator=generator)
+    members = torch.randperm(max(1, n), generator=generator)[:n]
+    values = torch.rand(n, generator=generator) + 0.5
+    order = ascending(groups)
+    assert torch.equal(order.sort().values, torch.arange(n))
+    assert (groups[order].diff() >= 0).all()
+    arrays = by_group_and_member(groups, members, values, 50, max(1, n))
+    order = (groups * max(1, n) + members).argsort()
+    for array, given_ in zip(arrays, (groups, members, values), strict=True):
+        torch.testing.assert_close(array, given_[order], rtol=0, atol=0)
+    ranked = rank(groups, members, values, 50, max(1, n))
+    caps = torch.arange(50)
+    expected = torch.zeros(50)
+    for group in range(50):
+        own = values[groups == group].sort(descending=True).values
+        if 1 <= caps[group] <= len(own):
+            expected[group] = own[caps[group] - 1]
+    assert torch.equal(ranked.value(caps), expected)

@@ -10,14 +10,11 @@ are many more, are bounded by their norms, at fewer passes. The right side is a
 product of vectors of length two: three more columns on each operand, with the bias, and
 the bfloat16 product itself is an upper bound of the affinity. A pair whose bound stays
 under its threshold cannot match; the affinities of the others are computed in float32,
-one by one. So no match is lost.
+one by one, or of a row that has many all at once. So no match is lost.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,9 +22,8 @@ from skchoice.ops import eager
 
 # Columns of bounds, and then of zeros: the product likes a multiple of this.
 _MULTIPLE = 32
-# Of the inputs whose affinities are computed in float32 one after the other: near the
-# cache, or else to read them again and again takes longer than to multiply.
-_BLOCK_BYTES = 5 << 19
+# Share of the inputs from which on to multiply a row with all of them is faster.
+_MANY = 0.2
 _FAST_IF = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 # Rounding to bfloat16 moves a float by at most this share of it, or by next to nothing
 # where it is so small that it has fewer digits.
@@ -90,7 +86,7 @@ def find_hits(
     bounds: Tensor,
     weight: Tensor,
     bias: Tensor,
-    inputs: CoarseInputs,
+    inputs: Tensor,
     threshold: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Find the entries of ``weight @ inputs.T + bias`` that reach a threshold.
@@ -99,13 +95,14 @@ def find_hits(
     ----------
     bounds : Tensor
         From :func:`upper_bounds` of the next three.
-    weight, bias, inputs
+    weight, bias : Tensors
+    inputs : float32 Tensor of shape (n_columns, d)
+        Best no more of them than the cache holds: each is read again and again.
     threshold : Tensor of shape (n_rows, 1), (1, n_columns) or (1, 1), nonnegative
 
     Returns
     -------
-    rows, columns : int32 Tensors of shape (n_hits,)
-        One block of columns after the other, in row-major order within each.
+    rows, columns : int32 Tensors of shape (n_hits,), in any order
     values : float32 Tensor of shape (n_hits,)
     """
     # Rounding is monotonic, so the rounded threshold is as safe as the threshold. The
@@ -113,17 +110,32 @@ def find_hits(
     # integers: that is how numpy, which knows no bfloat16, compares them.
     lower = threshold.bfloat16().view(torch.int16).numpy()
     bits = bounds.view(torch.int16).numpy()
-    lower = np.broadcast_to(lower, (len(lower), bits.shape[1]))
-    n_blocks = -(-inputs.inputs.nbytes // _BLOCK_BYTES)
-    edges = np.linspace(0, bits.shape[1], n_blocks + 1, dtype=int).tolist()
-    found = []
-    for start, stop in pairwise(edges):
-        reached = bits[:, start:stop] >= lower[:, start:stop]
-        rows, columns = eager.positions(torch.from_numpy(reached))
-        some = inputs.inputs[start:stop]
-        values = eager.pair_dots(weight, some, rows, columns)
-        found.append((rows, columns + start, values))
-    rows, columns, values = map(torch.cat, zip(*found, strict=True))
+    rows, columns = eager.positions(torch.from_numpy(bits >= lower))
+    many = torch.bincount(rows, minlength=len(weight)) > _MANY * len(inputs)
+    if not many.any():
+        return _one_by_one(weight, bias, inputs, threshold, rows, columns)
+    others = (~many).index_select(0, rows).nonzero().view(-1)
+    rows, columns = (x.index_select(0, others) for x in (rows, columns))
+    found = _one_by_one(weight, bias, inputs, threshold, rows, columns)
+    those = many.nonzero().view(-1)
+    products = torch.mm(weight[those], inputs.T)
+    least = threshold[those] if len(threshold) > 1 else threshold
+    rows, columns, values = eager.find_hits(products, bias[those], least)
+    more = those.int()[rows], columns, values
+    rows, columns, values = map(torch.cat, zip(found, more, strict=True))
+    return rows, columns, values
+
+
+def _one_by_one(
+    weight: Tensor,
+    bias: Tensor,
+    inputs: Tensor,
+    threshold: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return those of some entries that reach the threshold, with their values."""
+    values = eager.pair_dots(weight, inputs, rows, columns)
     values += bias[:, 0].index_select(0, rows)
     return eager.reaching(threshold, rows, columns, values)
 

@@ -15,7 +15,7 @@ def find_hits(
 
     Parameters
     ----------
-    tile : Tensor of shape (n_rows, n_columns), contiguous
+    tile : Tensor of shape (n_rows, n_columns)
     bias : Tensor of shape (n_rows, 1)
     threshold : Tensor of shape (n_rows, 1), (1, n_columns) or (1, 1)
 
