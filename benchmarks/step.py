@@ -12,9 +12,10 @@ its matches must be those of a full sort of the dense affinities.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -97,34 +98,49 @@ def check_exact(
         raise AssertionError(f"{len(rows)} matches differ")
 
 
+class Arm(NamedTuple):
+    """What is measured."""
+
+    rule: str
+    k: int
+    aux: str | None = None
+
+
 def measure(
-    name: str,
+    arms: list[Arm],
     X: np.ndarray,
     n_features: int,
-    k: int,
     batch_size: int,
     blocks: int,
     warm_steps: int = 40,
-    aux: str | None = None,
-) -> tuple[dict, Callable[[], Rule]]:
-    """Measure one arm at one size; return what was found, and the step."""
-    step, state, batches = prepare(name, X, n_features, k, batch_size, warm_steps, aux)
-    for _ in range(2 * warm_steps):
-        rule = step()
-    check_exact(state, state.standardisation.apply(next(batches)), rule)
+) -> Iterator[tuple[dict, Callable[[], Rule]]]:
+    """Measure some arms of one size, which take turns.
+
+    Yield what was found of each, and its step.
+    """
+    ready = {}
+    for arm in arms:
+        step, state, batches = prepare(
+            arm.rule, X, n_features, arm.k, batch_size, warm_steps, arm.aux
+        )
+        for _ in range(2 * warm_steps):
+            rule = step()
+        check_exact(state, state.standardisation.apply(next(batches)), rule)
+        ready[arm] = step, state
     gemm = encoder_gemm(batch_size, X.shape[1], n_features)
-    times = take_turns({name: step}, gemm, blocks)[name]
-    found = {
-        "rule": name,
-        "batch_size": batch_size,
-        "n_columns": X.shape[1],
-        "n_features": n_features,
-        "k": k,
-        "aux": aux,
-        "underused": 0 if state.underused is None else len(state.underused),
-        **times.summary(),
-    }
-    return found, step
+    times = take_turns({arm: step for arm, (step, _) in ready.items()}, gemm, blocks)
+    for arm, (step, state) in ready.items():
+        found = {
+            "rule": arm.rule,
+            "batch_size": batch_size,
+            "n_columns": X.shape[1],
+            "n_features": n_features,
+            "k": arm.k,
+            "aux": arm.aux,
+            "underused": 0 if state.underused is None else len(state.underused),
+            **times[arm].summary(),
+        }
+        yield found, step
 
 
 def main() -> None:
@@ -145,25 +161,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     X = activations(options.activations, options.rows, options.columns)
+    kinds = [None if aux == "none" else aux for aux in options.aux]
+    arms = [Arm(rule, options.k, aux) for rule, aux in product(options.rules, kinds)]
+    sizes = options.batch_size, options.blocks, options.warm_steps
     results = []
-    for n_features, name, aux in product(options.features, options.rules, options.aux):
-        result, _ = measure(
-            name,
-            X,
-            n_features,
-            options.k,
-            options.batch_size,
-            options.blocks,
-            options.warm_steps,
-            None if aux == "none" else aux,
-        )
-        results.append(result)
-        print(
-            f"{name:8} F={n_features:6} aux {aux} step {result['step_ms']:6.1f} ms  "
-            f"GEMM {result['gemm_ms']:6.1f} ms  ratio {result['ratio']:.2f} "
-            f"[{result['ratio_low']:.2f}, {result['ratio_high']:.2f}]",
-            flush=True,
-        )
+    for n_features in options.features:
+        for found, _ in measure(arms, X, n_features, *sizes):
+            results.append(found)
+            print(
+                f"{found['rule']:8} F={n_features:6} aux {found['aux']} "
+                f"step {found['step_ms']:6.1f} ms  GEMM {found['gemm_ms']:6.1f} ms  "
+                f"ratio {found['ratio']:.2f} "
+                f"[{found['ratio_low']:.2f}, {found['ratio_high']:.2f}]",
+                flush=True,
+            )
     write(options.out, options.activations, results)
 
 

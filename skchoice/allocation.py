@@ -172,7 +172,7 @@ def _look_tile_by_tile(affinities: Affinities, looks: Looks) -> None:
         left = own.unsettled.nonzero().view(-1)
         short.append((tile.part(left), features[left]))
         n_seen, n_short = n_seen + len(features), n_short + len(left)
-        if n_seen == n_features or n_short > len(features) // 2:
+        if n_seen == n_features or n_short > len(features) // 4:
             parts, of_parts = zip(*short, strict=True)
             those = torch.cat(of_parts)
             own = looks.of_features(those)

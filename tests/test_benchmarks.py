@@ -44,7 +44,7 @@ TOY = {
     "transform": "--activations {rows} --features 64 --k 4 --rows 128 --blocks 2",
     "fit": "--activations {rows} --features 64 --k 4 --batch-size 64 --max-iter 1 "
     "--repetitions 1 --rules feature",
-    "scaling": "--rows 700 --sizes 64,16,64,4 --blocks 1 --rules mutual",
+    "scaling": "--rows 700 --sizes 64,16,64,4,2 --blocks 1 --rules mutual",
     "hard_batches": "--activations {rows} --features 64 --k 4 --batch-size 64 "
     "--blocks 2",
     "grid_search": "--activations {rows} --features 64 --max-iter 1 --repetitions 1 "
