@@ -286,7 +286,8 @@ class EncoderTile:
         """Return ranges that divide the tokens."""
         inputs = self._chunk.scaled
         size = _BLOCK_BYTES.get(inputs.device.type, DEVICE_TILE_BYTES)
-        edges = np.linspace(0, len(inputs), -(-inputs.nbytes // size) + 1, dtype=int)
+        n_blocks = min(len(inputs), -(-inputs.nbytes // size))
+        edges = np.linspace(0, len(inputs), n_blocks + 1, dtype=int)
         return [slice(*block) for block in pairwise(edges.tolist())]
 
     def hits(self, threshold: Tensor, block: slice) -> tuple[Tensor, Tensor, Tensor]:

@@ -234,6 +234,20 @@ def test_hits_are_what_reaches_the_threshold(relative, dtype, coarsely):
             assert 0 < found.sum() < 2500
 
 
+@pytest.mark.parametrize("size", [1, 100, 1 << 20])
+@pytest.mark.parametrize("n_tokens", [1, 2, 37])
+def test_blocks_divide_the_tokens(n_tokens, size):
+    parameters, x = some_parameters(0, 5, 3, True), normal(4, n_tokens, 3)
+    with mock.patch.object(model, "_BLOCK_BYTES", {"cpu": size}):
+        for tile, _, of_tile in affinities_in_chunks(x, parameters, n_tokens).tiles():
+            blocks = [of_tile[block] for block in tile.blocks()]
+    assert torch.equal(torch.cat(blocks), torch.arange(n_tokens))
+    lengths = [len(block) for block in blocks]
+    # In float64, 24 bytes a token; in shares as equal as may be.
+    assert min(lengths) > 0 and max(lengths) <= size // 24 + 1
+    assert max(lengths) - min(lengths) <= 1
+
+
 @every_importance
 def test_token_sizes_are_the_norms_that_the_encoder_sees(relative):
     parameters, x = some_parameters(0, 5, 3, relative), normal(4, 7, 3)
