@@ -40,7 +40,8 @@ def sae(request):
 def test_shipped_codes_are_those_of_transform(sae):
     shipped, codes = codes_at_k(sae, NEW)
     expected = sae.transform(NEW)
-    assert abs(shipped - expected).max() < 1e-5
+    # They are sums of float32 products in another order.
+    assert abs(shipped - expected).max() < 1e-6 * expected.max()
     assert metrics.l0(codes) == pytest.approx(6, abs=0.02)
 
 
