@@ -80,6 +80,8 @@ def main() -> None:
             for k, rule in product(of_k, options.rules)
             if (options.float32, rule, *size, k) not in known
         ]
+        if not arms:
+            continue
         X = activations(None, options.rows, n_columns)
         with screen:
             for found, step in measure(

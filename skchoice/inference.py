@@ -46,8 +46,8 @@ class ThresholdEncoder:
         tokens = encoder_input(x, self.parameters)
         parts = []
         for tile, of_tile in encoder_tiles(self.parameters, tokens):
+            threshold = self._at_least[of_tile, None]
             for block in tile.blocks():
-                threshold = self._at_least[of_tile, None]
                 features, rows, values = tile.hits(threshold, block)
                 parts.append((rows + block.start, of_tile[features], values))
         rows, cols, values = (torch.cat(part) for part in zip(*parts, strict=True))

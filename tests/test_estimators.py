@@ -725,6 +725,19 @@ def test_divergence_is_told(mixture, seed):
         MutualChoiceSAE(48, 4, learning_rate=3.0, random_state=seed).fit(mixture(600))
 
 
+@pytest.mark.parametrize(
+    "fvu, warns", [(1.0, False), (1.99, False), (2.0, True), (np.nan, True)]
+)
+def test_divergence_is_an_error_of_twice_the_variance(fvu, warns):
+    state = SimpleNamespace(
+        parameters=SimpleNamespace(decoder=torch.eye(20)),
+        history=[{"unfilled": 0.0, "fvu": fvu}],
+    )
+    calibration = SimpleNamespace(unfilled=0.0)
+    given = warnings_of(lambda: diagnosis.check_fit(state, calibration, 4))
+    assert given == ({DivergenceWarning} if warns else set())
+
+
 @pytest.mark.parametrize("learning_rate", [1e10, 1e38])
 def test_hopeless_divergence_is_an_error(
     make, X, learning_rate, published, assert_same_fit

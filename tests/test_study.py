@@ -40,8 +40,10 @@ def sae(request):
 def test_shipped_codes_are_those_of_transform(sae):
     shipped, codes = codes_at_k(sae, NEW)
     expected = sae.transform(NEW)
-    # They are sums of float32 products in another order.
-    assert abs(shipped - expected).max() < 1e-6 * expected.max()
+    # Of codes up to 36, a few last digits of a float32 may differ.
+    np.testing.assert_allclose(
+        shipped.toarray(), expected.toarray(), rtol=2e-7, atol=1e-5
+    )
     assert metrics.l0(codes) == pytest.approx(6, abs=0.02)
 
 
