@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from skchoice.ops import eager
-from skchoice.ordering import by_group_and_member
+from skchoice.ordering import ascending, by_group_and_member
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,7 @@ class SparseCodes:
         pointers : int32 Tensor of shape (n_tokens + 1,)
         """
         counts = eager.counts(self.rows, self.shape[0])
-        if self.rows.device.type == "cpu":
-            # scipy's conversion is a counting sort: linear, and it is stable.
-            ids = np.arange(len(self), dtype=np.int32)
-            starts = self.feature_pointers().numpy()
-            by_feature = sp.csc_array((ids, self.rows.numpy(), starts), self.shape)
-            order = torch.from_numpy(by_feature.tocsr().data).long()
-        else:
-            order = self.rows.argsort(stable=True)
-        return order, _pointers(counts)
+        return ascending(self.rows, self.shape[0]), _pointers(counts)
 
     def to_scipy(self) -> sp.csr_matrix:
         """Return the codes as CSR with sorted indices."""

@@ -137,7 +137,8 @@ class Found(NamedTuple):
         groups = rule.groups(self.tokens, self.features)
         members = rule.members(self.tokens, self.features, shape[1])
         n_members = shape[0] * shape[1] // max(1, n_groups)
-        return rank(groups, members, self.values, n_groups, n_members)
+        in_order = rule.by_feature  # hits of a feature come in the order of tokens
+        return rank(groups, members, self.values, n_groups, n_members, in_order)
 
 
 def _screen(

@@ -1,9 +1,9 @@
 """Sorting candidates: by group, then by falling value, then by member.
 
 A group is what a cap holds for and a member is a pair's number within its group, so no
-two candidates are alike and there is one right order. Where group, value and member fit
-into 63 bits together, that integer is the key: one sort of integers, several times
-faster than the three stable sorts that serve otherwise.
+two candidates are alike and there is one right order. The CPU sorts digit by digit: by
+member, then by value, then by group. Elsewhere, where group, value and member fit into
+63 bits together, that integer is the key of one sort.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skchoice.ops import eager
+
 _VALUE_BITS = 31  # of a positive float32
 _LARGEST = 2**_VALUE_BITS - 1
-# So many integers or more torch sorts by their digits. Fewer it compares, as numpy does
-# with vector instructions.
+_DIGIT_BITS = 16  # of such integers numpy's stable sort counts digits too
+# So many integers of more digits torch sorts faster, which compares fewer.
 _MANY = 1 << 15
 
 
@@ -39,7 +41,7 @@ class Ranked(NamedTuple):
         """Return the positions of each group's largest, up to its cap, ascending."""
         last = self._at(torch.minimum(caps, self.counts()))
         # Positions, not a mask: a mask is searched anew by each array it selects from.
-        return (self.keys <= last[self.groups]).nonzero().view(-1)
+        return (self.keys <= last.index_select(0, self.groups)).nonzero().view(-1)
 
     def value(self, number: Tensor) -> Tensor:
         """Return each group's ``number``-th largest value, from 1; else 0."""
@@ -56,7 +58,12 @@ class Ranked(NamedTuple):
 
 
 def rank(
-    groups: Tensor, members: Tensor, values: Tensor, n_groups: int, n_members: int
+    groups: Tensor,
+    members: Tensor,
+    values: Tensor,
+    n_groups: int,
+    n_members: int,
+    in_order: bool = False,
 ) -> Ranked:
     """Find the order of candidates.
 
@@ -67,6 +74,8 @@ def rank(
         Distinct within a group.
     values : Tensor of shape (n,), positive
     n_groups, n_members : int
+    in_order : bool, default=False
+        Whether within each group the members ascend as they come.
 
     Returns
     -------
@@ -81,19 +90,21 @@ def rank(
     >>> ranked.largest(torch.tensor([1, 1]))
     tensor([1, 2])
     """
-    numbers = torch.arange(n_groups + 1, device=groups.device)
     member_bits = (n_members - 1).bit_length()
     shift = _VALUE_BITS + member_bits
-    if values.dtype == torch.float32 and n_groups.bit_length() + shift <= 63:
+    on_cpu = groups.device.type == "cpu"
+    fits = values.dtype == torch.float32 and n_groups.bit_length() + shift <= 63
+    if fits and (n_groups == 1 or not on_cpu):
         # The bits of positive floats sort as the floats do.
         keys = groups << _VALUE_BITS
         keys |= _LARGEST - values.view(torch.int32)
         keys <<= member_bits
         keys |= members
-        if n_groups == 1 and keys.device.type == "cpu":
+        numbers = torch.arange(n_groups + 1, device=groups.device)
+        if on_cpu:
             at, starts = _selection(keys), numbers * len(keys)
         else:
-            ordered = _sorted(keys)
+            ordered = keys.sort().values
             at = ordered.__getitem__
             starts = torch.searchsorted(ordered, numbers << shift)
 
@@ -102,15 +113,17 @@ def rank(
             return (_LARGEST - falling).int().view(torch.float32)
 
         return Ranked(groups, keys, at, starts, value)
-    order = ascending(members)
-    order = order[values[order].argsort(descending=True, stable=True)]
-    order = order[groups[order].argsort(stable=True)]
+    if in_order:
+        order = _falling(values)
+    else:
+        order = ascending(members, n_members)
+        order = order.index_select(0, _falling(values.index_select(0, order)))
+    order = order.index_select(0, ascending(groups.index_select(0, order), n_groups))
     places = torch.arange(len(order), device=groups.device)
-    keys = torch.empty_like(places)
-    keys[order] = places
-    starts = torch.searchsorted(groups[order], numbers)
-    in_order = values[order] if len(order) else values.new_zeros(1)
-    return Ranked(groups, keys, places.__getitem__, starts, in_order.__getitem__)
+    keys = torch.empty_like(places).scatter_(0, order, places)
+    starts = torch.nn.functional.pad(eager.counts(groups, n_groups).cumsum(0), (1, 0))
+    largest_first = values.index_select(0, order) if len(order) else values.new_zeros(1)
+    return Ranked(groups, keys, places.__getitem__, starts, largest_first.__getitem__)
 
 
 def _selection(keys: Tensor) -> Callable[[Tensor], Tensor]:
@@ -143,31 +156,43 @@ def by_group_and_member(
     """
     member_bits = (n_members - 1).bit_length()
     keys = (groups.long() << member_bits) | members
-    # To ask a device for that would take as long as to sort.
-    if keys.device.type == "cpu" and (keys[1:] > keys[:-1]).all():
-        return groups, members, values
-    bits = n_groups.bit_length() + member_bits + _VALUE_BITS
-    if values.dtype == torch.float32 and bits <= 63:
-        keys = _sorted((keys << _VALUE_BITS) | values.view(torch.int32))
+    if keys.device.type == "cpu":
+        # To ask a device for that would take as long as to sort.
+        if (keys[1:] > keys[:-1]).all():
+            return groups, members, values
+    elif values.dtype == torch.float32 and (
+        n_groups.bit_length() + member_bits + _VALUE_BITS <= 63
+    ):
+        keys = ((keys << _VALUE_BITS) | values.view(torch.int32)).sort().values
         values = (keys & _LARGEST).int().view(torch.float32)
         keys >>= _VALUE_BITS
         return keys >> member_bits, keys & ((1 << member_bits) - 1), values
-    order = ascending(keys)
-    return groups[order], members[order], values[order]
+    order = ascending(members, n_members)
+    order = order.index_select(0, ascending(groups.index_select(0, order), n_groups))
+    return (
+        groups.index_select(0, order),
+        members.index_select(0, order),
+        values.index_select(0, order),
+    )
 
 
-def ascending(key: Tensor) -> Tensor:
-    """Return the order that sorts integers; of equal ones, any."""
-    if _few(key):
-        return torch.from_numpy(np.argsort(key.numpy()))
-    return key.argsort()
+def ascending(numbers: Tensor, limit: int) -> Tensor:
+    """Return the stable order that sorts integers in ``range(limit)``, int64."""
+    n_bits = max(1, (limit - 1).bit_length())
+    many = len(numbers) >= _MANY and n_bits > _DIGIT_BITS
+    if many or numbers.device.type != "cpu":
+        small = numbers.int() if n_bits < 32 else numbers
+        return small.sort(stable=True).indices
+    digits = numbers.numpy()
+    order = np.argsort(digits.astype(np.uint16), kind="stable")
+    for shift in range(_DIGIT_BITS, n_bits, _DIGIT_BITS):
+        digit = (digits >> shift).astype(np.uint16)
+        order = order[np.argsort(digit[order], kind="stable")]
+    return torch.from_numpy(order)
 
 
-def _sorted(key: Tensor) -> Tensor:
-    if _few(key):
-        return torch.from_numpy(np.sort(key.numpy()))
-    return key.sort().values
-
-
-def _few(key: Tensor) -> bool:
-    return key.device.type == "cpu" and len(key) < _MANY
+def _falling(values: Tensor) -> Tensor:
+    """Return the stable order of positive values, the largest first."""
+    if values.dtype == torch.float32:
+        return ascending(_LARGEST - values.view(torch.int32), 1 << _VALUE_BITS)
+    return values.argsort(descending=True, stable=True)

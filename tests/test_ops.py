@@ -235,6 +235,8 @@ def test_the_coarse_screen_loses_nothing(shape, bias_scale, share):
         assert not found[exact < threshold - rounding].any()
         assert (values >= threshold.expand(height, width)[rows, columns]).all()
         assert len(rows) == found.sum(), "a hit was found twice"
+        for row in range(height):
+            assert (columns[rows == row].diff() > 0).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
