@@ -134,9 +134,8 @@ def _thresholds_at(matches: SparseCodes, ranks: NDArray, expected: NDArray) -> T
     too, and at ``2 g * (1 / r - 1)`` above the largest ``r`` matches are expected.
     """
     n_rows, n_features = matches.shape
-    largest = rank(
-        matches.cols.long(), matches.rows.long(), matches.values, n_features, n_rows
-    )
+    groups, members = matches.cols.long(), matches.rows.long()
+    largest = rank(groups, members, matches.values, n_features, n_rows, in_order=True)
     device = matches.values.device
     number = torch.from_numpy(ranks).to(device)
     upper, lower = largest.value(number), largest.value(number + 1)
