@@ -6,6 +6,8 @@ feature is allowed per token, ``0 <= p <= 1``, summing to ``k``.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -135,6 +137,12 @@ def zipf_density(
     >>> zipf_density(4, k=2).round(3)
     array([0.96, 0.48, 0.32, 0.24])
     """
+    return _zipf_density(n_features, k, exponent, offset).copy()
+
+
+@lru_cache(maxsize=1)
+def _zipf_density(n_features: int, k: float, exponent: float, offset: float) -> NDArray:
+    # Kept, since training asks for the same before every batch.
     ranks = np.arange(1, n_features + 1, dtype=np.float64)
     # Relative to the first rank, so that no exponent underflows all of the weights.
     log_weights = -exponent * np.log((ranks + offset) / (1.0 + offset))

@@ -345,6 +345,7 @@ def encoder_tiles(
 def decode(codes: SparseCodes, parameters: Parameters) -> Tensor:
     """Return the reconstruction ``codes @ D + b_dec``, (n_tokens, d)."""
     order, pointers = codes.token_order()
-    cols, values = codes.cols[order], codes.values[order]
+    cols = codes.cols.index_select(0, order)
+    values = codes.values.index_select(0, order)
     total = eager.bag_sum(parameters.decoder, cols, pointers, values)
     return total.add_(parameters.decoder_bias)
