@@ -32,7 +32,8 @@ from torch import Tensor
 
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
-from skchoice.training import Tally, TrainingState, train_steps
+from skchoice.state import TrainingState
+from skchoice.training import Tally, train_steps
 from skchoice.warm import WarmAllocator
 
 WARM_STEPS = 40

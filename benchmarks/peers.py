@@ -43,8 +43,9 @@ from torch import Tensor
 from skchoice import metrics
 from skchoice.batches import shuffled_batches
 from skchoice.inputs import Rows
-from skchoice.model import EncoderAffinities, Parameters, decode, encoder_input
+from skchoice.model import Parameters, decode, encoder_input
 from skchoice.rules import MutualChoice, Rule, TokenChoice
+from skchoice.tiles import EncoderAffinities
 from skchoice.warm import WarmAllocator
 
 RULES = {"mutual": MutualChoice, "token": TokenChoice}

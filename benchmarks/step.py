@@ -25,12 +25,14 @@ from timing import encoder_gemm, take_turns, write
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE
 from skchoice.batches import shuffled_batches
 from skchoice.inputs import Rows
-from skchoice.model import EncoderAffinities, encoder_input
+from skchoice.model import encoder_input
 from skchoice.ordering import rank
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
 from skchoice.start import new_state
-from skchoice.training import Tally, TrainingState, train_steps
+from skchoice.state import TrainingState
+from skchoice.tiles import EncoderAffinities
+from skchoice.training import Tally, train_steps
 
 ARMS = {
     "token": TokenChoiceSAE,

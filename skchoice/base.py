@@ -22,20 +22,17 @@ from skchoice.fitted import FittedSAE
 from skchoice.identity import identity_of
 from skchoice.inference import token_chunks
 from skchoice.inputs import Rows
-from skchoice.model import EncoderAffinities, Parameters, Tokens
+from skchoice.model import Parameters, Tokens
 from skchoice.reservoir import Reservoir
 from skchoice.revival import AuxiliaryOptions
 from skchoice.rules import Rule
 from skchoice.samples import Sample, UnitsSample
 from skchoice.schedule import endless_schedule, linear_schedule
+from skchoice.standardisation import Standardisation, standardise
 from skchoice.start import new_state, sample_size, state_to_go_on_from
-from skchoice.training import (
-    Standardisation,
-    Tally,
-    TrainingState,
-    standardise,
-    train,
-)
+from skchoice.state import TrainingState
+from skchoice.tiles import EncoderAffinities
+from skchoice.training import Tally, train
 
 _RECORDS = 100  # records in history_ for each fit
 

@@ -28,7 +28,8 @@ from skchoice import tensorfile, tree
 from skchoice.exceptions import CheckpointWarning, FileRefusedError
 from skchoice.identity import differences
 from skchoice.saving import CLASSES, check_state, versions
-from skchoice.training import Tally, TrainingState
+from skchoice.state import TrainingState
+from skchoice.training import Tally
 
 FORMAT = 2
 _CLASSES = CLASSES | {"Tally": Tally}

@@ -22,7 +22,7 @@ from skchoice.exceptions import (
     UnfilledBudgetWarning,
 )
 from skchoice.model import all_finite
-from skchoice.training import TrainingState
+from skchoice.state import TrainingState
 
 _UNFILLED = 0.01  # of the budget
 _DIVERGED = 2.0  # error over variance; a short fit may end at 1

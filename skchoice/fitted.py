@@ -34,9 +34,10 @@ from skchoice.inference import (
     token_chunks,
 )
 from skchoice.inputs import Rows
-from skchoice.model import EncoderAffinities, Parameters
+from skchoice.model import Parameters
 from skchoice.module import SAEModule
 from skchoice.rules import Rule
+from skchoice.tiles import EncoderAffinities
 
 # Rows decoded at a time.
 _DECODE_ROWS = 4096

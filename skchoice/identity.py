@@ -14,7 +14,7 @@ from skchoice import tree
 from skchoice.inputs import Rows
 from skchoice.provenance import digest_of_rest
 from skchoice.saving import CLASSES
-from skchoice.training import TrainingState
+from skchoice.state import TrainingState
 
 # Parameters that do not change what is learned, and the one that gives the seed.
 _NO_MATTER = frozenset(

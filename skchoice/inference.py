@@ -11,15 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skchoice.codes import SparseCodes
-from skchoice.model import (
-    EncoderAffinities,
-    Parameters,
-    Tokens,
-    encoder_input,
-    encoder_tiles,
-)
+from skchoice.model import Parameters, Tokens, encoder_input
 from skchoice.ops import eager
 from skchoice.rules import TokenChoice
+from skchoice.tiles import EncoderAffinities, encoder_tiles
 from skchoice.warm import WarmAllocator
 
 # What turns rows, (n, d), into their codes.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,9 +11,7 @@ from torch import Tensor
 from skchoice.codes import SparseCodes
 from skchoice.losses import auxiliary_loss
 from skchoice.model import ENCODER_BIAS, Tokens
-
-if TYPE_CHECKING:
-    from skchoice.training import TrainingState
+from skchoice.state import TrainingState
 
 # The underused features are looked up again after this many steps.
 _REFRESH = 8

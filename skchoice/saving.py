@@ -32,7 +32,8 @@ from skchoice.metrics import ZipfFit
 from skchoice.model import Parameters, all_finite
 from skchoice.optimizer import Adam, CompactAdam
 from skchoice.reservoir import Reservoir
-from skchoice.training import Standardisation, TrainingState
+from skchoice.standardisation import Standardisation
+from skchoice.state import TrainingState
 from skchoice.version import __version__
 from skchoice.warm import WarmAllocator
 

@@ -14,7 +14,8 @@ from skchoice.fitted import FittedSAE
 from skchoice.inputs import Rows
 from skchoice.model import random_parameters
 from skchoice.optimizer import new_optimizer
-from skchoice.training import TrainingState, standardise
+from skchoice.standardisation import standardise
+from skchoice.state import TrainingState
 from skchoice.warm import WarmAllocator
 
 # Rows, and numbers, looked at to find the centre and scale of X.

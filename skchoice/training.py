@@ -4,126 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from skchoice.caps import CapSampler
 from skchoice.codes import SparseCodes
-from skchoice.demand import Demand
-from skchoice.firing import FiringTracker
 from skchoice.gradients import MatchGradients
 from skchoice.losses import reconstruction_loss
-from skchoice.metrics import ZipfFit
 from skchoice.model import (
     DECODER,
     DECODER_BIAS,
-    DEVICE_TILE_BYTES,
     ENCODER,
     ENCODER_BIAS,
     HIGHEST_BIAS,
-    EncoderAffinities,
-    Parameters,
     Tokens,
     decode,
     encoder_input,
 )
-from skchoice.optimizer import Adam, CompactAdam
+from skchoice.optimizer import CompactAdam
 from skchoice.revival import AuxiliaryGradients, AuxiliaryOptions, revive
 from skchoice.rules import Rule
-from skchoice.warm import WarmAllocator
+from skchoice.state import TrainingState
+from skchoice.tiles import DEVICE_TILE_BYTES, EncoderAffinities
 
 # Of the gradient of one tile of a weight matrix. On the CPU smaller tiles stay nearer
 # the cache, and the many calls cost more than that gains.
 _TILE_BYTES = {"cpu": 1 << 23}
 # Rows of more than this many times the median norm count less, the more the further.
 _NORM_LIMIT = 3.0
-_SMALLEST_SCALE = 1e-30
-# So many rows tell a centre and a scale as well as more do.
-_TELLING_ROWS = 1000
-
-
-@dataclass(frozen=True)
-class Standardisation:
-    """What is subtracted from X and what it is divided by before training."""
-
-    centre: Tensor  # (d,) float64
-    scale: float
-    n_rows: int = 0  # that it was found from
-
-    def apply(self, x: Tensor) -> Tensor:
-        """Return the float32 rows that are trained on."""
-        return (x - self.centre.to(x.dtype)).mul_(1.0 / self.scale).float()
-
-    def refutes(self, other: Standardisation) -> bool:
-        """Whether it shows that another is far off, and rests on rows enough to tell.
-
-        The scales differ twofold, or the centres by more than the scale.
-        """
-        if self.n_rows < min(other.n_rows, _TELLING_ROWS):
-            return False
-        apart = (self.centre - other.centre).norm().item()
-        low, high = sorted((self.scale, other.scale))
-        return high > 2.0 * low or apart > low
-
-    def to(self, device: torch.device) -> Standardisation:
-        """Return the same on a device."""
-        return replace(self, centre=self.centre.to(device))
-
-
-@dataclass
-class TrainingState:
-    """All that changes during training."""
-
-    parameters: Parameters
-    optimizer: Adam
-    tracker: FiringTracker
-    standardisation: Standardisation
-    rng: np.random.Generator
-    allocator: WarmAllocator = field(default_factory=WarmAllocator)
-    caps: CapSampler | None = None  # set once Feature Choice has begun
-    demand: Demand | None = None  # where the caps follow what features want
-    zipf_fit: ZipfFit | None = None  # of the densities from before
-    underused: Tensor | None = None  # indices, ascending
-    history: list[dict] = field(default_factory=list)
-
-    def begin_feature_choice(self, density: NDArray) -> None:
-        """Turn to Feature Choice with these expected matches per token."""
-        self.caps = CapSampler(density, self.rng)
-        self.demand = Demand(self.tracker)
-        self.allocator = WarmAllocator()
-
-    def restandardise(self, new: Standardisation) -> None:
-        """Go on with another centre and scale: directions stay, biases start anew.
-
-        Of another centre or scale they would be so far off that it took Adam for ever
-        to bring them back.
-        """
-        parameters, optimizer = self.parameters, self.optimizer
-        parameters.decoder_bias.zero_()
-        parameters.encoder_bias.fill_(HIGHEST_BIAS)
-        for bias in (DECODER_BIAS, ENCODER_BIAS):
-            optimizer.forget(bias, slice(None))
-        self.standardisation, self.allocator = new, WarmAllocator()
-
-    def to(self, device: torch.device) -> TrainingState:
-        """Return the state on a device; itself if it is there."""
-        if device == self.parameters.encoder.device:
-            return self
-        parameters = self.parameters.to(device, torch.float32)
-        return replace(
-            self,
-            parameters=parameters,
-            optimizer=self.optimizer.to(parameters.arrays()),
-            tracker=self.tracker.to(device),
-            demand=None if self.demand is None else self.demand.to(device),
-            standardisation=self.standardisation.to(device),
-            allocator=WarmAllocator(),
-            underused=None if self.underused is None else self.underused.to(device),
-        )
 
 
 @dataclass
@@ -344,49 +253,3 @@ def _record(
         "n_underused": 0 if state.underused is None else len(state.underused),
         "learning_rate": learning_rate,
     }
-
-
-def standardise(sample: Tensor) -> tuple[Standardisation, float]:
-    """Find the centre and the scale of X from a sample of its rows.
-
-    Returns
-    -------
-    Standardisation
-        The mean and the median distance from it, both of the rows that are not
-        outliers: at most ten times the median distance away.
-    outlying : float
-        Share of the sample's variance that lies in its outliers.
-
-    Raises
-    ------
-    ValueError
-        If the scale is beyond what training in float32 can return to.
-    """
-    sample = sample.double()
-    largest = sample.abs().max().item()
-    if 0.0 < largest < _SMALLEST_SCALE:
-        raise ValueError(
-            f"The largest number in X is {largest:.3g}, which float32 cannot square. "
-            "Rescale X."
-        )
-    centre = sample.median(0).values
-    for _ in range(2):
-        squares = (sample - centre).square().sum(1)
-        typical = squares.median()
-        # Where most rows are equal, the median says nothing about the others.
-        ordinary = squares <= (100.0 * typical if typical > 0 else torch.inf)
-        centre = sample[ordinary].mean(0)
-    scale = (sample[ordinary] - centre).square().sum(1).median().sqrt().item()
-    if scale == 0.0:  # more than half of the rows are equal
-        scale = (sample - centre).square().sum(1).mean().sqrt().item()
-    constant = scale <= 1e-12 * centre.norm().item() < math.inf
-    if constant:  # what differs is rounding
-        centre, scale = sample[0], 1.0
-    if not _SMALLEST_SCALE < scale < 1.0 / _SMALLEST_SCALE:
-        raise ValueError(
-            f"The typical distance of a row of X from the mean is {scale:.3g}, which "
-            "float32 cannot square. Rescale X."
-        )
-    total = squares.sum().item()
-    outlying = squares[~ordinary].sum().item() / total if total else 0.0
-    return Standardisation(centre, scale, len(sample)), outlying

@@ -14,7 +14,7 @@ from other_device import DEVICE, OtherDevice
 from test_ops import bags, screens
 
 import skchoice
-from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, model, training
+from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, tiles, training
 from skchoice.ops import eager, reference
 
 ESTIMATORS = [TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE]
@@ -176,7 +176,7 @@ def test_caps(caps, min_cap, X):
 @every_estimator
 def test_many_tiles(Estimator, X, monkeypatch):
     expected = make(Estimator, "cpu").fit(X)
-    monkeypatch.setattr(model, "DEVICE_TILE_BYTES", 4 * 64 * 9)
+    monkeypatch.setattr(tiles, "DEVICE_TILE_BYTES", 4 * 64 * 9)
     monkeypatch.setattr(training, "DEVICE_TILE_BYTES", 4 * X.shape[1] * 7)
     with OtherDevice():
         sae = make(Estimator, DEVICE).fit(X)

@@ -16,13 +16,8 @@ from test_allocation import RULES, every_rule
 from skchoice.codes import SparseCodes
 from skchoice.gradients import MatchGradients
 from skchoice.losses import reconstruction_loss
-from skchoice.model import (
-    EncoderAffinities,
-    Parameters,
-    Tokens,
-    decode,
-    encoder_input,
-)
+from skchoice.model import Parameters, Tokens, decode, encoder_input
+from skchoice.tiles import EncoderAffinities
 from skchoice.warm import WarmAllocator
 
 NAMES = ("encoder", "encoder_bias", "decoder", "decoder_bias")

@@ -12,16 +12,12 @@ from hypothesis import strategies as st
 from parameters import every_importance, normal, some_parameters
 from test_allocation import RULES, every_rule, expected
 
-from skchoice import model
+from skchoice import model, tiles
 from skchoice.allocation import allocate
 from skchoice.codes import SparseCodes
-from skchoice.model import (
-    EncoderAffinities,
-    decode,
-    encoder_input,
-    random_parameters,
-)
+from skchoice.model import decode, encoder_input, random_parameters
 from skchoice.ops import coarse
+from skchoice.tiles import EncoderAffinities
 
 
 def dense_affinities(x, parameters):
@@ -182,8 +178,8 @@ def test_tiles_hold_every_affinity_once(
     found = torch.full((n_tokens, n_features), torch.nan, dtype=dtype)
     times = torch.zeros(n_tokens, n_features)
     with (
-        mock.patch.object(model, "_TILE_BYTES", {"cpu": entries}),
-        mock.patch.object(model, "_BLOCK_BYTES", {"cpu": 5 * entries}),
+        mock.patch.object(tiles, "_TILE_BYTES", {"cpu": entries}),
+        mock.patch.object(tiles, "_BLOCK_BYTES", {"cpu": 5 * entries}),
     ):
         for tile, of_tile, of_chunk in affinities.tiles(**members, first=first):
             assert first is None or of_tile[0] > 0 or len(of_tile) <= first
@@ -213,9 +209,9 @@ def test_hits_are_what_reaches_the_threshold(relative, dtype, coarsely):
     per_feature = exact.quantile(0.9, dim=0) + 1e-4
     per_token = exact.quantile(0.9, dim=1) + 1e-4
     with (
-        mock.patch.object(model, "_TILE_BYTES", {"cpu": 20 * 32 * 4}),
+        mock.patch.object(tiles, "_TILE_BYTES", {"cpu": 20 * 32 * 4}),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
-        mock.patch.object(model, "_BLOCK_BYTES", {"cpu": 7 * 9 * 4}),
+        mock.patch.object(tiles, "_BLOCK_BYTES", {"cpu": 7 * 9 * 4}),
         mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
     ):
         for spread, reached in (
@@ -238,7 +234,7 @@ def test_hits_are_what_reaches_the_threshold(relative, dtype, coarsely):
 @pytest.mark.parametrize("n_tokens", [1, 2, 37])
 def test_blocks_divide_the_tokens(n_tokens, size):
     parameters, x = some_parameters(0, 5, 3, True), normal(4, n_tokens, 3)
-    with mock.patch.object(model, "_BLOCK_BYTES", {"cpu": size}):
+    with mock.patch.object(tiles, "_BLOCK_BYTES", {"cpu": size}):
         for tile, _, of_tile in affinities_in_chunks(x, parameters, n_tokens).tiles():
             blocks = [of_tile[block] for block in tile.blocks()]
     assert torch.equal(torch.cat(blocks), torch.arange(n_tokens))
@@ -269,9 +265,9 @@ def test_allocation_streams_through_the_encoder(make, relative, dtype, coarsely)
     mask = expected(exact, rule)
     n_groups = len(rule.caps((40, 60)))
     with (
-        mock.patch.object(model, "_TILE_BYTES", {"cpu": 20 * 17 * 4}),
+        mock.patch.object(tiles, "_TILE_BYTES", {"cpu": 20 * 17 * 4}),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
-        mock.patch.object(model, "_BLOCK_BYTES", {"cpu": 7 * 9 * 4}),
+        mock.patch.object(tiles, "_BLOCK_BYTES", {"cpu": 7 * 9 * 4}),
         mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
     ):
         for start in (0.0, 0.8, 100.0):

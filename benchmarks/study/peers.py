@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skchoice import metrics
-from skchoice.training import standardise
+from skchoice.standardisation import standardise
 
 WARMUP, DECAY = 0.05, 0.5
 _ROWS = 2048

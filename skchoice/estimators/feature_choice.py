@@ -15,9 +15,9 @@ from skchoice.calibration import Calibration, calibrate_features, calibrate_mutu
 from skchoice.docs import shared_docs
 from skchoice.inputs import Rows
 from skchoice.metrics import ZipfFit, zipf_fit
-from skchoice.model import EncoderAffinities
 from skchoice.rules import FeatureChoice, MutualChoice, Rule
-from skchoice.training import TrainingState
+from skchoice.state import TrainingState
+from skchoice.tiles import EncoderAffinities
 
 # Matches of the average feature in an allocation: half of k, within these bounds. How
 # many tokens want a feature varies about its cap by the root of it: where caps are

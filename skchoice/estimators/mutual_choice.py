@@ -7,9 +7,9 @@ import torch
 from skchoice.base import ChoiceSAE
 from skchoice.calibration import Calibration, calibrate_mutual
 from skchoice.docs import shared_docs
-from skchoice.model import EncoderAffinities
 from skchoice.rules import MutualChoice, Rule
-from skchoice.training import TrainingState
+from skchoice.state import TrainingState
+from skchoice.tiles import EncoderAffinities
 
 
 @shared_docs

@@ -14,9 +14,10 @@ from skchoice.base import ChoiceSAE
 from skchoice.calibration import Calibration
 from skchoice.docs import shared_docs
 from skchoice.inference import TopKEncoder
-from skchoice.model import EncoderAffinities, Parameters
+from skchoice.model import Parameters
 from skchoice.rules import Rule, TokenChoice
-from skchoice.training import TrainingState
+from skchoice.state import TrainingState
+from skchoice.tiles import EncoderAffinities
 
 
 @shared_docs
