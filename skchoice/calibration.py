@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skchoice.allocation import Affinities, allocate
+from skchoice.affinities import Affinities
+from skchoice.allocation import allocate
 from skchoice.caps import fill_to, systematic_caps
 from skchoice.codes import SparseCodes
 from skchoice.ordering import rank

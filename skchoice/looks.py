@@ -5,16 +5,14 @@ How :func:`skchoice.allocation.allocate` finds matches: *screen*, *certify*, *tr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from skchoice.affinities import Tiles
 from skchoice.ordering import Ranked, rank
 from skchoice.rules import FALL, Rule
-
-if TYPE_CHECKING:
-    from skchoice.allocation import Tiles
 
 # A group that was short is looked at again with a threshold that its number of
 # candidates tells, then with this factor on another such, and in the end without one.

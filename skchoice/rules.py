@@ -19,14 +19,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from skchoice.allocation import Affinities, Allocation
-    from skchoice.ordering import Ranked
+from skchoice.affinities import Affinities
+from skchoice.codes import SparseCodes
+from skchoice.ordering import Ranked
 
 # The number of candidates falls with about this power of the threshold.
 FALL = 4
@@ -45,6 +45,18 @@ def wanted_candidates(caps: Tensor) -> Tensor:
     So many that the noise from batch to batch seldom leaves a group short.
     """
     return 1.1 * caps + 1.5 * caps.sqrt() + 1.0
+
+
+class Allocation(NamedTuple):
+    """The matches of a batch under a rule, and how they were found."""
+
+    matches: SparseCodes  # values are affinities
+    caps: Tensor  # (n_groups,) int64
+    budget: int  # their sum
+    counts: Tensor  # (n_groups,) candidates that the first look found
+    retried: Tensor  # (n_groups,) bool: they were too few
+    exhausted: Tensor  # (n_groups,) bool: so are the positives
+    cuts: Tensor  # (n_groups,) the cap-th largest; 0 where there are fewer
 
 
 class Rule(ABC):

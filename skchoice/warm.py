@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from skchoice.allocation import Affinities, Allocation, Tile, allocate
-from skchoice.rules import Rule
+from skchoice.affinities import Affinities, Tile
+from skchoice.allocation import allocate
+from skchoice.rules import Allocation, Rule
 
 # Tokens that a cold start looks at to learn where to screen.
 _FIRST_LOOK = 256
