@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.recfunctions import unstructured_to_structured
@@ -29,13 +28,6 @@ LM_LAYER, LM_ROWS = 15, 420_000
 MINILM_LAYER, MINILM_ROWS, MINILM_CONTEXT = 4, 72_000, 256
 # Rows further out than this many times the median norm are left out.
 OUTLIER = 10.0
-
-
-class Data(NamedTuple):
-    """Rows to train on, and rows that show how well it went."""
-
-    train: NDArray
-    held_out: NDArray
 
 
 def lm(folder: Path) -> NDArray:
@@ -116,13 +108,6 @@ SETS: dict[str, Callable[[Path], NDArray]] = {
     "minilm": minilm,
     "digits": digits,
 }
-
-
-def split(X: NDArray, n_train: int, n_held_out: int) -> Data:
-    """Return the first rows to train on, and the last as held out."""
-    norms = np.linalg.norm(X.astype(np.float32), axis=1)
-    X = X[norms <= OUTLIER * np.median(norms)]
-    return Data(X[:n_train], X[len(X) - n_held_out :])
 
 
 def main() -> None:

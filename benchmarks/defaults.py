@@ -12,7 +12,6 @@ only those of the digits, in some minutes.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import time
 import warnings
@@ -21,10 +20,11 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import data
 import numpy as np
 import results_file
 from numpy.typing import NDArray
+from study.judge import codes_at_k
+from study.rows import load
 
 from skchoice import FeatureChoiceSAE, MutualChoiceSAE, TokenChoiceSAE, metrics
 from skchoice.exceptions import DivergenceError, SAEWarning
@@ -64,7 +64,13 @@ def settings(search: bool) -> Iterator[dict]:
             yield {"batch_size": batch_size, "learning_rate": rate}
 
 
-def fit(cell: dict, X: data.Data) -> dict:
+def rows_of(name: str, folder: Path) -> tuple[NDArray, NDArray]:
+    """Return the rows to train on and those held out."""
+    case, rows = CASES[name], load(name, folder)
+    return rows.train[: case.n_train], np.float32(rows.held_out[-case.n_held_out :])
+
+
+def fit(cell: dict, train: NDArray, held_out: NDArray) -> dict:
     """Return the measures of one fit."""
     case = CASES[cell["data"]]
     sae = ESTIMATORS[cell["rule"]](
@@ -78,32 +84,18 @@ def fit(cell: dict, X: data.Data) -> dict:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SAEWarning)
-            sae.fit(X.train)
+            sae.fit(train)
     except DivergenceError:
         return {"fvu": None}
     seconds = time.process_time() - start
-    l0, fvu = at_k(sae, np.float32(X.held_out))
+    shipped, codes = codes_at_k(sae, held_out)
     return {
-        "fvu": fvu,
-        "l0": l0,
+        "fvu": metrics.fvu(held_out, sae.inverse_transform(codes)),
+        "l0": metrics.l0(shipped),
         "dead": int(sae.dead_features_.sum()),
         "steps": sae.history_[-1]["step"],
         "seconds": round(seconds, 1),
     }
-
-
-def at_k(sae, X: NDArray) -> tuple[float, float]:
-    """Return the L0 as shipped, and the FVU with thresholds scaled to an L0 of k."""
-    scaled, factor = copy.copy(sae), 1.0
-    shipped = metrics.l0(codes := scaled.transform(X))
-    for _ in range(0 if isinstance(sae, TokenChoiceSAE) else 6):
-        l0 = metrics.l0(codes)
-        if l0 == 0 or abs(l0 / sae.k - 1) < 0.002:
-            break
-        factor *= (l0 / sae.k) ** 0.4  # L0 falls with about this root's inverse
-        scaled.thresholds_ = sae.thresholds_ * np.float32(factor)
-        codes = scaled.transform(X)
-    return shipped, metrics.fvu(X, scaled.inverse_transform(codes))
 
 
 def summary(results: list[dict]) -> Iterator[dict]:
@@ -152,7 +144,7 @@ def main() -> None:
     done = {json.dumps(named(cell)) for cell in results}
     for name in ["digits"] if options.small else options.data:
         case = CASES[name]
-        X = data.split(data.SETS[name](options.folder), case.n_train, case.n_held_out)
+        train, held_out = rows_of(name, options.folder)
         seeds = case.seeds[:1] if options.small else case.seeds
         for run, rule, seed, given in product(
             options.runs, options.rules, seeds, settings(not options.defaults_only)
@@ -160,7 +152,7 @@ def main() -> None:
             cell = dict(data=name, run=run, rule=rule, seed=seed, given=given)
             if json.dumps(named(cell)) in done:
                 continue
-            results.append(cell | fit(cell, X))
+            results.append(cell | fit(cell, train, held_out))
             print(json.dumps(results[-1]), flush=True)
             results_file.write(options.out, document(results))
     for line in summary(results):

@@ -14,11 +14,12 @@ import json
 import warnings
 from pathlib import Path
 
-import data
 import numpy as np
 import results_file
-from defaults import CASES, ESTIMATORS, at_k
+from defaults import CASES, ESTIMATORS, rows_of
+from study.judge import codes_at_k
 
+from skchoice import metrics
 from skchoice.exceptions import SAEWarning
 
 SHARE, SIZE = 0.01, 100.0
@@ -36,8 +37,8 @@ def main() -> None:
     results = []
     for name in options.data:
         case = CASES[name]
-        X = data.split(data.SETS[name](options.folder), case.n_train, case.n_held_out)
-        held_out, clean = np.float32(X.held_out), np.float32(X.train)
+        train, held_out = rows_of(name, options.folder)
+        clean = np.float32(train)
         loud = clean.copy()
         rows = np.random.default_rng(0).permutation(len(loud))
         loud[rows[: round(SHARE * len(loud))]] *= SIZE
@@ -52,7 +53,9 @@ def main() -> None:
                         max_iter=case.passes["short"],
                         random_state=seed,
                     ).fit((clean, loud)[which])
-                    fvu[seed, which] = at_k(sae, held_out)[1]
+                    codes = codes_at_k(sae, held_out)[1]
+                    x_hat = sae.inverse_transform(codes)
+                    fvu[seed, which] = metrics.fvu(held_out, x_hat)
                 results.append(
                     {
                         "data": name,

@@ -21,7 +21,6 @@ __all__ = [
 ]
 
 _GRID = 1 << 26  # one match, in the units in which expected caps are added up
-_GOLDEN = 0.6180339887498949
 _LEARNED_FLOOR = 0.05  # of the mean density: a feature dead once may come back
 
 
@@ -237,11 +236,7 @@ def systematic_caps(
     """
     density = np.asarray(density, dtype=np.float64)
     order = np.arange(len(density)) if order is None else order
-    limit = n_tokens * _GRID
-    parts = np.rint(density[order] * limit).astype(np.int64).clip(0, limit)
-    # The sum is k but for rounding, which must not move the budget.
-    budget = round(round(float(density.sum()), 9) * n_tokens)
-    parts = _pin_sum(parts, budget * _GRID)
+    parts = _expected_caps(density[order], n_tokens)
     edges = np.concatenate([[0], np.cumsum(parts)]) + int(offset * _GRID)
     caps = np.empty(len(density), dtype=np.int64)
     caps[order] = np.diff(edges // _GRID)
@@ -251,31 +246,56 @@ def systematic_caps(
 class CapSampler:
     """Integer caps for one batch after the other.
 
-    The offset of systematic sampling steps by the golden ratio: while the density
-    stays as it is, every feature, however rare, is served at bounded intervals.
+    A cap is the expected one, rounded down or up: up for those that are owed most of
+    what was expected of all batches so far. So every feature, however rare, is served
+    once about every time that one more match is expected of it, also while the density
+    changes from batch to batch (a greedy form of the chairman assignment, Tijdeman
+    1980).
 
     Parameters
     ----------
     density : array of shape (n_features,)
     rng : numpy Generator
-        Draws the fixed order in which the features are walked, and the first offset.
+        Draws a fixed order of the features, and the share of a match that each is
+        owed at first.
     """
 
     def __init__(self, density: NDArray, rng: np.random.Generator):
         self.density = density
         self.order = rng.permutation(len(density))
-        self._offset = rng.uniform()
+        self._owed = rng.integers(_GRID, size=len(density))
 
     def draw(self, n_tokens: int, smallest: int = 0) -> NDArray:
         """Return the caps of the next batch, int64 of shape (n_features,).
 
         None is below ``smallest``, if the budget allows for that.
         """
-        self._offset = (self._offset + _GOLDEN) % 1.0
         density = self.density
         if smallest:
             density = fill_to(density, density.sum(), lower=smallest / n_tokens)
-        return systematic_caps(density, n_tokens, self._offset, self.order)
+        caps, fraction = np.divmod(_expected_caps(density, n_tokens), _GRID)
+        n_up = int(fraction.sum()) // _GRID
+        if n_up:
+            self._owed += fraction
+            between = np.flatnonzero(fraction)
+            # One key for each feature, so that no two are alike.
+            keys = (self._owed[between] << 32) + between
+            up = between[np.argpartition(keys, -n_up)[-n_up:]]
+            caps[up] += 1
+            self._owed[up] -= _GRID
+        return caps
+
+
+def _expected_caps(density: NDArray, n_tokens: int) -> NDArray:
+    """Return expected caps as integers in small fractions of a match.
+
+    They sum to whole matches, and none is above the number of tokens.
+    """
+    limit = n_tokens * _GRID
+    parts = np.rint(density * limit).astype(np.int64).clip(0, limit)
+    # The sum is k but for rounding, which must not move the budget.
+    budget = round(round(float(density.sum()), 9) * n_tokens)
+    return _pin_sum(parts, budget * _GRID)
 
 
 def _pin_sum(parts: NDArray, total: int) -> NDArray:

@@ -49,8 +49,9 @@ warmup_fraction, decay_fraction : float, default=0.05, 0.5
     ``sqrt(0.5)`` of the peak where the average feature has had 300 matches.
 n_calibration : int, default=None
     Rows set aside from training to calibrate the thresholds on, since features fire
-    less often on rows they were trained on. None takes a tenth of the rows, at most
-    65536, and none of fewer than 4096 rows; 0 calibrates on the training rows. In
+    less often on rows they were trained on. None takes 4096, or as many as give the
+    average feature 32 matches if these are more, but at most a tenth of the rows, and
+    none of fewer than 4096; 0 calibrates on the training rows. In
     ``partial_fit``: size of the sample of all rows that is kept, 8192 by default.
 sparse_output : bool, default=True
     Whether ``transform`` returns CSR or a dense array.

@@ -16,9 +16,11 @@ from torch import Tensor
 from skchoice.inputs import Rows
 from skchoice.schedule import auto_batch_size, auto_learning_rate
 
-# A tenth of the rows is set aside for calibration, of this many or more, up to:
+# Of so many rows or more, some are set aside for calibration: at most a tenth, no more
+# than tell L0 to a percent, and each feature's threshold from so many matches.
 _MIN_ROWS_TO_SPLIT = 4096
-_MAX_CALIBRATION_ROWS = 65536
+_TELLING_ROWS = 4096
+_TELLING_MATCHES = 32
 
 
 class ConfiguredSAE(BaseEstimator):
@@ -150,8 +152,11 @@ class ConfiguredSAE(BaseEstimator):
                     "on the training rows with 0."
                 )
             return self.n_calibration
-        few = rows.shape[0] < _MIN_ROWS_TO_SPLIT
-        return 0 if few else min(rows.shape[0] // 10, _MAX_CALIBRATION_ROWS)
+        n_rows, n_columns = rows.shape
+        if n_rows < _MIN_ROWS_TO_SPLIT:
+            return 0
+        of_features = math.ceil(_TELLING_MATCHES * self._n_features(n_columns) / self.k)
+        return min(n_rows // 10, max(_TELLING_ROWS, of_features))
 
     def _device(self, X: Any = None) -> torch.device:
         if str(self.device) == "auto":

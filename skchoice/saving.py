@@ -219,6 +219,7 @@ def check_state(state: Any, n_features: int, n_columns: int) -> None:
         _check_array("the caps", state.caps.density, (n_features,), [np.float64])
         if not np.array_equal(np.sort(state.caps.order), np.arange(n_features)):
             raise ValueError("the order of the caps is no permutation")
+        _check_array("what caps owe", state.caps._owed, (n_features,), [np.int64])
     if state.demand is not None:
         wanted = state.demand.density
         _check_tensor("the demand", wanted, (n_features,), torch.float64)

@@ -34,6 +34,7 @@ from skchoice.exceptions import (
     UnfilledBudgetWarning,
 )
 from skchoice.firing import FiringTracker
+from skchoice.inputs import Rows
 
 
 def affinities(sae, X):
@@ -498,7 +499,7 @@ def assert_l0_near(k, counts, n_calibration):
 def test_held_out_l0_is_near_k(Estimator, mixture, importance, k, n_calibration):
     if Estimator is TokenChoiceSAE:
         k = round(k)
-    # By default, of so many rows a tenth is set aside to calibrate on.
+    # By default, of so few rows a tenth is set aside to calibrate on.
     sae = Estimator(
         64,
         k,
@@ -514,6 +515,22 @@ def test_held_out_l0_is_near_k(Estimator, mixture, importance, k, n_calibration)
     assert sae.feature_density_.sum() == pytest.approx(k, rel=0.02)
     fired = sae.feature_density_ * n_calibration
     assert_allclose(fired, fired.round(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "n_rows, n_features, k, n_held",
+    [
+        (4095, 64, 4, 0),
+        (6000, 64, 4, 600),  # at most a tenth
+        (100_000, 64, 4, 4096),
+        (100_000, 1024, 4, 8192),  # 32 matches of the average feature
+        (50_000, 1024, 4, 5000),
+    ],
+)
+def test_rows_set_aside_by_default(Estimator, n_rows, n_features, k, n_held):
+    sae = Estimator(n_features, k)
+    rows = Rows(np.zeros((n_rows, 2), dtype=np.float32), sae, torch.device("cpu"))
+    assert sae._n_held(rows) == n_held
 
 
 def test_held_out_l0_after_partial_fit(Estimator, mixture):
