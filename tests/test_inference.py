@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from skchoice import inputs, model
+from skchoice import inputs, tiles
 from skchoice.inference import (
     CSRBuilder,
     ErrorSums,
@@ -66,7 +66,7 @@ def test_threshold_encoder(seed, n_rows, n_features, relative, tile):
     if relative:
         x[0] = p.decoder_bias  # a row without direction
     thresholds = np.abs(rng.normal(size=n_features)) * rng.integers(0, 2, n_features)
-    with patch.object(model, "_TILE_BYTES", {"cpu": 4 * tile}):
+    with patch.object(tiles, "_TILE_BYTES", {"cpu": 4 * tile}):
         codes = ThresholdEncoder(p, torch.tensor(thresholds))(torch.tensor(x))
     affinities, norms = dense_affinities(x, p)
     expected = np.where(affinities > thresholds, affinities * norms, 0)
