@@ -256,8 +256,12 @@ class CapSampler:
     ----------
     density : array of shape (n_features,)
     rng : numpy Generator
-        Draws a fixed order of the features, and the share of a match that each is
-        owed at first.
+        Draws the share of a match that each feature is owed at first, and ``order``.
+
+    Attributes
+    ----------
+    order : int array of shape (n_features,)
+        A fixed order of the features, in which calibration rounds their caps.
     """
 
     def __init__(self, density: NDArray, rng: np.random.Generator):
