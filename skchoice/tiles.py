@@ -17,8 +17,8 @@ from skchoice.ops import coarse, eager
 _TILE_BYTES = {"cpu": 1 << 24}
 DEVICE_TILE_BYTES = 1 << 30
 # Of the inputs of a block of tokens: near the cache of one core, which then serves
-# what is computed one pair after the other. Elsewhere each block costs some waiting.
-_BLOCK_BYTES = {"cpu": 5 << 19}
+# what is computed one pair after the other.
+_BLOCK_BYTES = 5 << 19
 # Where the first tile is to be small, the others grow by this factor to the full size.
 _GROWTH = 4
 
@@ -116,9 +116,9 @@ class EncoderTile:
 
     def blocks(self) -> list[slice]:
         """Return ranges that divide the tokens."""
-        inputs = self._chunk.scaled
-        size = _BLOCK_BYTES.get(inputs.device.type, DEVICE_TILE_BYTES)
-        n_blocks = min(len(inputs), -(-inputs.nbytes // size))
+        inputs, n_blocks = self._chunk.scaled, 1
+        if self._chunk.coarse is not None:
+            n_blocks = min(len(inputs), -(-inputs.nbytes // _BLOCK_BYTES))
         edges = np.linspace(0, len(inputs), n_blocks + 1, dtype=int)
         return [slice(*block) for block in pairwise(edges.tolist())]
 

@@ -30,7 +30,7 @@ from skchoice.tiles import DEVICE_TILE_BYTES, EncoderAffinities
 
 # Of the gradient of one tile of a weight matrix. On the CPU smaller tiles stay nearer
 # the cache, and the many calls cost more than that gains.
-_TILE_BYTES = {"cpu": 1 << 23}
+_TILE_BYTES = {"cpu": 1 << 22}
 # Rows of more than this many times the median norm count less, the more the further.
 _NORM_LIMIT = 3.0
 
@@ -215,6 +215,9 @@ def _update(
         decoder.addcmul_(parameters.decoder[features], along, value=-1)
         optimizer.update(ENCODER, encoder, features)
         optimizer.update(DECODER, decoder, features, unit_norm=True)
+        # Held while the next are made, they would take twice the memory, and so much at
+        # once goes back to the system after each step: to get it again takes time.
+        del encoder, decoder
 
 
 def _tiles(

@@ -179,7 +179,7 @@ def test_tiles_hold_every_affinity_once(
     times = torch.zeros(n_tokens, n_features)
     with (
         mock.patch.object(tiles, "_TILE_BYTES", {"cpu": entries}),
-        mock.patch.object(tiles, "_BLOCK_BYTES", {"cpu": 5 * entries}),
+        mock.patch.object(tiles, "_BLOCK_BYTES", 5 * entries),
     ):
         for tile, of_tile, of_chunk in affinities.tiles(**members, first=first):
             assert first is None or of_tile[0] > 0 or len(of_tile) <= first
@@ -211,7 +211,7 @@ def test_hits_are_what_reaches_the_threshold(relative, dtype, coarsely):
     with (
         mock.patch.object(tiles, "_TILE_BYTES", {"cpu": 20 * 32 * 4}),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
-        mock.patch.object(tiles, "_BLOCK_BYTES", {"cpu": 7 * 9 * 4}),
+        mock.patch.object(tiles, "_BLOCK_BYTES", 7 * 9 * 4),
         mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
     ):
         for spread, reached in (
@@ -232,15 +232,24 @@ def test_hits_are_what_reaches_the_threshold(relative, dtype, coarsely):
 
 @pytest.mark.parametrize("size", [1, 100, 1 << 20])
 @pytest.mark.parametrize("n_tokens", [1, 2, 37])
-def test_blocks_divide_the_tokens(n_tokens, size):
-    parameters, x = some_parameters(0, 5, 3, True), normal(4, n_tokens, 3)
-    with mock.patch.object(tiles, "_BLOCK_BYTES", {"cpu": size}):
+@pytest.mark.parametrize("coarsely", [False, True])
+def test_blocks_divide_the_tokens(n_tokens, size, coarsely):
+    parameters = some_parameters(0, 5, 3, True, torch.float32)
+    x = normal(4, n_tokens, 3, dtype=torch.float32)
+    with (
+        mock.patch.object(tiles, "_BLOCK_BYTES", size),
+        mock.patch.object(coarse, "supported", lambda device: coarsely),
+        mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
+    ):
         for tile, _, of_tile in affinities_in_chunks(x, parameters, n_tokens).tiles():
             blocks = [of_tile[block] for block in tile.blocks()]
     assert torch.equal(torch.cat(blocks), torch.arange(n_tokens))
     lengths = [len(block) for block in blocks]
-    # In float64, 24 bytes a token; in shares as equal as may be.
-    assert min(lengths) > 0 and max(lengths) <= size // 24 + 1
+    if not coarsely:  # no affinity is computed anew
+        assert lengths == [n_tokens]
+        return
+    # 12 bytes a token; in shares as equal as may be.
+    assert min(lengths) > 0 and max(lengths) <= size // 12 + 1
     assert max(lengths) - min(lengths) <= 1
 
 
@@ -267,7 +276,7 @@ def test_allocation_streams_through_the_encoder(make, relative, dtype, coarsely)
     with (
         mock.patch.object(tiles, "_TILE_BYTES", {"cpu": 20 * 17 * 4}),
         mock.patch.object(coarse, "supported", lambda device: coarsely),
-        mock.patch.object(tiles, "_BLOCK_BYTES", {"cpu": 7 * 9 * 4}),
+        mock.patch.object(tiles, "_BLOCK_BYTES", 7 * 9 * 4),
         mock.patch.object(model, "_MIN_COARSE_TOKENS", 1),
     ):
         for start in (0.0, 0.8, 100.0):

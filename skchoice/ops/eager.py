@@ -28,11 +28,16 @@ def find_hits(
     if threshold.shape[1] > 1:
         tile = tile + bias
         rows, columns = positions(_reached(tile, threshold))
-        return rows, columns, tile[rows, columns]
+        return rows, columns, _entries(tile, rows, columns)
     # Adding the bias to the hits alone saves a pass.
     rows, columns = positions(_reached(tile, lowered(threshold, bias)))
-    values = tile[rows, columns] + bias[:, 0].index_select(0, rows)
+    values = _entries(tile, rows, columns) + bias[:, 0].index_select(0, rows)
     return reaching(threshold, rows, columns, values)
+
+
+def _entries(tile: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    # Several times faster than with two indices.
+    return tile.reshape(-1).index_select(0, rows * tile.shape[1] + columns)
 
 
 def _reached(tile: Tensor, threshold: Tensor) -> Tensor:
