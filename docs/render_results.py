@@ -21,6 +21,7 @@ TITLES = {
     "peers": "Other libraries at equal work",
     "peers_minibatch": "scikit-learn's MiniBatchDictionaryLearning",
     "step": "A training step",
+    "step_avx2": "A training step where the processor has AVX2 alone",
     "scaling": "A training step at other sizes",
     "hard_batches": "Batches unlike those before",
     "fit": "A whole fit",
