@@ -26,6 +26,7 @@ TITLES = {
     "hard_batches": "Batches unlike those before",
     "fit": "A whole fit",
     "transform": "Transform",
+    "transform_avx2": "Transform where the processor has AVX2 alone",
     "grid_search": "Grid search with two jobs",
     "memory": "Memory",
     "report": "The report",
