@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,10 +28,6 @@ class Tile(Protocol):
         It is a copy, which holds longer than the tile.
         """
 
-    @classmethod
-    def joined(cls, parts: Sequence[Any]) -> Tile:
-        """Return one tile of the features of several, which are of the same tokens."""
-
 
 class Tiles(Protocol):
     """Source of tiles that together hold every pair once."""
@@ -43,7 +39,7 @@ class Tiles(Protocol):
 
     def tiles(
         self,
-        features: Tensor | None = None,
+        features: Tensor | range | None = None,
         tokens: Tensor | None = None,
         first: int | None = None,
     ) -> Iterator[tuple[Tile, Tensor, Tensor]]:

@@ -18,7 +18,13 @@ from torch import Tensor
 from skchoice.affinities import Affinities, Tile
 from skchoice.codes import SparseCodes
 from skchoice.looks import Looks
+from skchoice.ops import eager
 from skchoice.rules import Allocation, Rule
+
+# Pairs that are looked at together where each group is of one feature: of a few tiles
+# on the CPU, elsewhere of one.
+_RUN_PAIRS = {"cpu": 1 << 24}
+_DEVICE_RUN_PAIRS = 1 << 28
 
 
 def select(affinities: Tensor, rule: Rule) -> Tensor:
@@ -76,7 +82,7 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
     finite = thresholds.nan_to_num(nan=0.0).clamp(min=0.0)
     looks = Looks(rule, caps, torch.where(caps > 0, finite, torch.inf), budget)
     if rule.by_feature and affinities.one_chunk:
-        _look_tile_by_tile(affinities, looks)
+        _look_run_by_run(affinities, looks)
     else:
         looks.settle(affinities)
     return Allocation(
@@ -90,49 +96,74 @@ def allocate(affinities: Affinities, rule: Rule, thresholds: Tensor) -> Allocati
     )
 
 
-def _look_tile_by_tile(affinities: Affinities, looks: Looks) -> None:
-    """Look at the groups of each tile while it is at hand.
+def _look_run_by_run(affinities: Affinities, looks: Looks) -> None:
+    """Look at the groups of a few tiles until they are settled, then at the next.
 
-    Those that are short of candidates are kept, and looked at again together: a look
-    takes as long at a few as at many.
+    So no more need be kept than those tiles hold, of groups that are short.
     """
-    n_features = affinities.shape[1]
-    short: list[tuple[Tile, Tensor]] = []
-    n_seen = n_short = 0
-    for tile, features, tokens in affinities.tiles():
+    n_tokens, n_features = affinities.shape
+    n_pairs = _RUN_PAIRS.get(affinities.device.type, _DEVICE_RUN_PAIRS)
+    length = max(1, n_pairs // n_tokens)
+    for start in range(0, n_features, length):
+        features = range(start, min(start + length, n_features))
         own = looks.of_features(features)
-        own.look(_OneTile(tile, tokens, len(features), affinities), {})
+        own.settle(_Run(affinities, features, own))
         looks.add(own, features)
-        left = own.unsettled.nonzero().view(-1)
-        short.append((tile.part(left), features[left]))
-        n_seen, n_short = n_seen + len(features), n_short + len(left)
-        if n_seen == n_features or n_short > len(features) // 4:
-            parts, of_parts = zip(*short, strict=True)
-            those = torch.cat(of_parts)
-            own = looks.of_features(those)
-            own.settle(_OneTile(tile.joined(parts), tokens, n_short, affinities))
-            looks.add(own, those)
-            short, n_short = [], 0
 
 
-class _OneTile:
-    """The pairs of one tile as a source of their own, its features counted from 0."""
+class _Run:
+    """The affinities of a range of features, which are counted from 0.
+
+    Parts of the tiles with the features that are short of candidates are kept, so that
+    looking at them again takes no product.
+    """
 
     one_chunk = False
 
-    def __init__(self, tile: Tile, tokens: Tensor, n_features: int, of: Affinities):
-        self._tile, self._tokens = tile, tokens
-        self.shape = (len(tokens), n_features)
-        self.device, self.dtype = of.device, of.dtype
+    def __init__(self, affinities: Affinities, features: range, looks: Looks):
+        self._all, self._features, self._looks = affinities, features, looks
+        self._parts: list[tuple[Tile, Tensor, Tensor]] = []
+        self.shape = (affinities.shape[0], len(features))
+        self.device, self.dtype = affinities.device, affinities.dtype
 
     def tiles(
         self,
-        features: Tensor | None = None,
+        features: Tensor | range | None = None,
         tokens: Tensor | None = None,
         first: int | None = None,
     ) -> Iterator[tuple[Tile, Tensor, Tensor]]:
-        if features is None or len(features) == self.shape[1]:
-            everything = torch.arange(self.shape[1], device=self.device)
-            yield self._tile, everything, self._tokens
-        else:
-            yield self._tile.part(features), features, self._tokens
+        return self._whole() if features is None else self._kept(features)
+
+    def _whole(self) -> Iterator[tuple[Tile, Tensor, Tensor]]:
+        caps, thresholds = self._looks.caps, self._looks.thresholds
+        for tile, of_all, tokens in self._all.tiles(self._features):
+            counted = _Counted(tile, len(of_all), self.device)
+            features = of_all - self._features.start
+            yield counted, features, tokens
+            short = (counted.counts < caps[features]) & (thresholds[features] > 0)
+            left = short.nonzero().view(-1)
+            self._parts.append((tile.part(left), features[left], tokens))
+
+    def _kept(self, features: Tensor | range) -> Iterator[tuple[Tile, Tensor, Tensor]]:
+        wanted = torch.zeros(self.shape[1], dtype=torch.bool, device=self.device)
+        wanted[features] = True
+        for part, of_part, tokens in self._parts:
+            left = wanted[of_part].nonzero().view(-1)
+            if len(left) < len(of_part):
+                part, of_part = part.part(left), of_part[left]
+            if len(of_part):
+                yield part, of_part, tokens
+
+
+class _Counted:
+    """A tile that counts the hits of its features."""
+
+    def __init__(self, tile: Tile, n_features: int, device: torch.device):
+        self._tile = tile
+        self.counts = torch.zeros(n_features, dtype=torch.int64, device=device)
+        self.blocks, self.part = tile.blocks, tile.part
+
+    def hits(self, threshold: Tensor, block: slice) -> tuple[Tensor, Tensor, Tensor]:
+        found = self._tile.hits(threshold, block)
+        self.counts += eager.counts(found[0], len(self.counts))
+        return found

@@ -35,7 +35,6 @@ class Looks:
     def __init__(self, rule: Rule, caps: Tensor, thresholds: Tensor, budget: int):
         self.rule, self.caps, self.thresholds = rule, caps, thresholds
         self._budget = budget  # no less than the sum of the caps
-        self._looked = False
         self.counts = torch.zeros_like(caps)  # candidates that the first look found
         self.n_looks = torch.zeros_like(caps)
         self.unsettled = torch.ones_like(caps, dtype=torch.bool)
@@ -72,7 +71,6 @@ class Looks:
         )
         wanted = self.rule.second_look * (caps + 1.0) + 1.0
         room = ((here + 0.5) / wanted).pow(1 / FALL).clamp(max=0.95)
-        self._looked = True
         self.n_looks += self.unsettled
         self.unsettled &= ~done
         lower = thresholds * (room * factor).to(thresholds.dtype)
@@ -80,28 +78,21 @@ class Looks:
 
     def settle(self, affinities: Tiles) -> None:
         """Look until all groups are settled."""
-        if not self._looked:
-            self.look(affinities, {})
+        self.look(affinities, {})
         while len(left := self.unsettled.nonzero().view(-1)):
             self.look(affinities, self.rule.restriction(left))
 
-    def of_features(self, features: Tensor) -> Looks:
-        """Return what is known of some groups, where each is of one feature."""
-        own = Looks(
-            self.rule, self.caps[features], self.thresholds[features], self._budget
-        )
-        own._looked = self._looked
-        for name in self._PER_GROUP:
-            setattr(own, name, getattr(self, name)[features])
-        return own
+    def of_features(self, features: range) -> Looks:
+        """Return looks at some groups yet to come, where each is of one feature."""
+        here = slice(features.start, features.stop)
+        return Looks(self.rule, self.caps[here], self.thresholds[here], self._budget)
 
-    def add(self, own: Looks, features: Tensor) -> None:
+    def add(self, own: Looks, features: range) -> None:
         """Take over what is known now of some groups, and their matches."""
         for name in self._PER_GROUP:
-            getattr(self, name)[features] = getattr(own, name)
-        self._looked = True
+            getattr(self, name)[features.start : features.stop] = getattr(own, name)
         kept = own.matches()
-        self._keep(kept._replace(features=features[kept.features.long()]))
+        self._keep(kept._replace(features=kept.features + features.start))
 
     def _keep(self, found: Found) -> None:
         stop = self._n_kept + len(found.values)

@@ -94,17 +94,17 @@ def rank(
     shift = _VALUE_BITS + member_bits
     on_cpu = groups.device.type == "cpu"
     fits = values.dtype == torch.float32 and n_groups.bit_length() + shift <= 63
-    if fits and (n_groups == 1 or not on_cpu):
+    if fits:
         # The bits of positive floats sort as the floats do.
         keys = groups << _VALUE_BITS
         keys |= _LARGEST - values.view(torch.int32)
         keys <<= member_bits
         keys |= members
         numbers = torch.arange(n_groups + 1, device=groups.device)
-        if on_cpu:
+        if on_cpu and n_groups == 1:
             at, starts = _selection(keys), numbers * len(keys)
         else:
-            ordered = keys.sort().values
+            ordered = _sorted(keys)
             at = ordered.__getitem__
             starts = torch.searchsorted(ordered, numbers << shift)
 
@@ -124,6 +124,12 @@ def rank(
     starts = torch.nn.functional.pad(eager.counts(groups, n_groups).cumsum(0), (1, 0))
     largest_first = values.index_select(0, order) if len(order) else values.new_zeros(1)
     return Ranked(groups, keys, places.__getitem__, starts, largest_first.__getitem__)
+
+
+def _sorted(keys: Tensor) -> Tensor:
+    if keys.device.type == "cpu":
+        return torch.from_numpy(np.sort(keys.numpy()))
+    return keys.sort().values
 
 
 def _selection(keys: Tensor) -> Callable[[Tensor], Tensor]:
@@ -156,14 +162,12 @@ def by_group_and_member(
     """
     member_bits = (n_members - 1).bit_length()
     keys = (groups.long() << member_bits) | members
-    if keys.device.type == "cpu":
-        # To ask a device for that would take as long as to sort.
-        if (keys[1:] > keys[:-1]).all():
-            return groups, members, values
-    elif values.dtype == torch.float32 and (
-        n_groups.bit_length() + member_bits + _VALUE_BITS <= 63
-    ):
-        keys = ((keys << _VALUE_BITS) | values.view(torch.int32)).sort().values
+    # To ask a device for that would take as long as to sort.
+    if keys.device.type == "cpu" and (keys[1:] > keys[:-1]).all():
+        return groups, members, values
+    fits = n_groups.bit_length() + member_bits + _VALUE_BITS <= 63
+    if fits and values.dtype == torch.float32:
+        keys = _sorted((keys << _VALUE_BITS) | values.view(torch.int32))
         values = (keys & _LARGEST).int().view(torch.float32)
         keys >>= _VALUE_BITS
         return keys >> member_bits, keys & ((1 << member_bits) - 1), values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -51,7 +51,7 @@ class EncoderAffinities:
 
     def tiles(
         self,
-        features: Tensor | None = None,
+        features: Tensor | range | None = None,
         tokens: Tensor | None = None,
         first: int | None = None,
     ) -> Iterator[tuple[EncoderTile, Tensor, Tensor]]:
@@ -100,20 +100,6 @@ class EncoderTile:
             self._products[features],
         )
 
-    @classmethod
-    def joined(cls, parts: Sequence[EncoderTile]) -> EncoderTile:
-        """Return one tile of the features of several, which are of one chunk."""
-        if len(parts) == 1:
-            return parts[0]
-        weight, bias, products = (
-            torch.cat(arrays)
-            for arrays in zip(
-                *((part._weight, part._bias, part._products) for part in parts),
-                strict=True,
-            )
-        )
-        return EncoderTile(weight, bias, parts[0]._chunk, products)
-
     def blocks(self) -> list[slice]:
         """Return ranges that divide the tokens."""
         inputs, n_blocks = self._chunk.scaled, 1
@@ -126,7 +112,8 @@ class EncoderTile:
         """Return features, tokens and values of the affinities over a threshold.
 
         Features are counted within the tile and tokens within the block; the threshold
-        has shape (n_features_in_tile, 1), (1, n_tokens_in_block) or (1, 1).
+        has shape (n_features_in_tile, 1), (1, n_tokens_in_block) or (1, 1). With one
+        for each token a block may be asked for once, since it changes.
         """
         products = self._products[:, block]
         if self._chunk.coarse is None:
@@ -138,7 +125,7 @@ class EncoderTile:
 def encoder_tiles(
     parameters: Parameters,
     chunk: Tokens,
-    features: Tensor | None = None,
+    features: Tensor | range | None = None,
     first: int | None = None,
 ) -> Iterator[tuple[EncoderTile, Tensor]]:
     """Yield tiles of all features, or of some, with their indices.
@@ -147,22 +134,26 @@ def encoder_tiles(
     of weights is read once. A tile holds until the next. The first may be asked to hold
     no more than so many features.
     """
-    n_features = parameters.n_features if features is None else len(features)
+    if features is None:
+        features = range(parameters.n_features)
+    n_features = len(features)
     n_tokens = len(chunk.scaled)
     inputs = chunk.coarse
     dtype = chunk.scaled.dtype if inputs is None else torch.bfloat16
     size = _TILE_BYTES.get(chunk.scaled.device.type, DEVICE_TILE_BYTES)
     height = min(n_features, max(16, size // dtype.itemsize // n_tokens))
-    everything = torch.arange(n_features, device=chunk.scaled.device)
     buffer = chunk.scaled.new_empty(height, n_tokens, dtype=dtype)
     edges = [0, min(first or height, height)]
     while edges[-1] < n_features:
         edges.append(min(_GROWTH * edges[-1], edges[-1] + height, n_features))
     for start, stop in pairwise(edges):
-        which: slice | Tensor = slice(start, stop)
-        indices = everything[which]
-        if features is not None:
-            which = indices = features[which]
+        some = features[start:stop]
+        which: slice | Tensor
+        if isinstance(some, range):  # a view of the weights, not a copy
+            which = slice(some.start, some.stop)
+            indices = torch.arange(some.start, some.stop, device=buffer.device)
+        else:
+            which = indices = some
         weight, bias = parameters.encoder[which], parameters.encoder_bias[which, None]
         products = buffer[: len(weight)]
         if inputs is not None:

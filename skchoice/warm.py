@@ -66,15 +66,17 @@ class _FirstTokens:
 
     def tiles(
         self,
-        features: Tensor | None = None,
+        features: Tensor | range | None = None,
         tokens: Tensor | None = None,
         first: int | None = None,
     ) -> Iterator[tuple[Tile, Tensor, Tensor]]:
         if tokens is None:
             tokens = torch.arange(self.shape[0], device=self.device)
         if features is None:
-            features = torch.arange(self.shape[1], device=self.device)
-        for some in features.split(max(1, _FIRST_TILE // self.shape[0])):
+            features = range(self.shape[1])
+        length = max(1, _FIRST_TILE // self.shape[0])
+        for start in range(0, len(features), length):
+            some = features[start : start + length]
             yield from self._all.tiles(some, tokens)
 
     def token_sizes(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -19,10 +19,6 @@ class MatrixTile:
 
     def part(self, features: torch.Tensor) -> MatrixTile:
         return MatrixTile(self._values[features])
-
-    @classmethod
-    def joined(cls, parts: Sequence[MatrixTile]) -> MatrixTile:
-        return cls(torch.cat([part._values for part in parts]))
 
     def blocks(self) -> list[slice]:
         n_tokens = self._values.shape[1]
@@ -63,12 +59,12 @@ class MatrixAffinities:
 
     def tiles(
         self,
-        features: torch.Tensor | None = None,
+        features: torch.Tensor | range | None = None,
         tokens: torch.Tensor | None = None,
         first: int | None = None,
     ) -> Iterator[tuple[MatrixTile, torch.Tensor, torch.Tensor]]:
         n_tokens, n_features = self.shape
-        features = torch.arange(n_features) if features is None else features
+        features = torch.as_tensor(range(n_features) if features is None else features)
         tokens = torch.arange(n_tokens) if tokens is None else tokens
         buffer = self.matrix.new_empty(
             min(self.tile_features, n_features) * min(self.tile_tokens, n_tokens)

@@ -22,7 +22,7 @@ from invariants import (
     group_counts,
 )
 
-from skchoice import looks
+from skchoice import allocation, looks
 from skchoice import warm as warming
 from skchoice.allocation import allocate, select
 from skchoice.caps import systematic_caps, uniform_density, zipf_density
@@ -263,6 +263,30 @@ def test_cutting_back_in_mid_stream_changes_nothing(
     with mock.patch.multiple(looks, _OVERFLOW=overflow, _MIN_OVERFLOW=0):
         seen = allocate(MatrixAffinities(problem.matrix, *tiling), rule, thresholds)
     assert_same_matches(seen.matches, expected(problem.matrix, rule), problem.matrix)
+
+
+by_feature = pytest.mark.parametrize(
+    "make",
+    [make for name, make in RULES.items() if name.startswith("feature")],
+    ids=[name for name in RULES if name.startswith("feature")],
+)
+
+
+@every_threshold
+@by_feature
+@settings(max_examples=20, deadline=None)
+@given(problem=problems(), tile_features=st.integers(1, 4), n_pairs=st.integers(1, 30))
+def test_features_looked_at_together_change_nothing(
+    make, guess, problem, tile_features, n_pairs
+):
+    rule = problem.rule(make)
+    thresholds = thresholds_for(guess, rule, problem.matrix, problem.seed)
+    affinities = MatrixAffinities(problem.matrix, tile_features, len(problem.matrix))
+    with mock.patch.dict(allocation._RUN_PAIRS, cpu=n_pairs):
+        seen = allocate(affinities, rule, thresholds)
+    assert_same_matches(seen.matches, expected(problem.matrix, rule), problem.matrix)
+    # What is short is kept, not asked for again.
+    assert affinities.n_served() == problem.matrix.numel()
 
 
 @every_rule

@@ -123,7 +123,9 @@ class Screen(NamedTuple):
 
 @st.composite
 def screens(draw):
-    height, width = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    height = draw(st.integers(1, 9))
+    # Columns that fill blocks are screened a block at a time.
+    width = draw(st.integers(1, 9) | st.sampled_from([eager._BLOCK, 3 * eager._BLOCK]))
     of_threshold = draw(st.sampled_from([(1, 1), (height, 1), (1, width)]))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     values = [-np.inf, -1.0, -0.0, 0.0, 0.5, 1.0, 2.0, np.nan]
@@ -157,10 +159,11 @@ def test_find_hits(dtype, screen):
 
 @every_dtype
 @pytest.mark.parametrize("axis", [0, 1, None])
-def test_find_hits_where_every_rounding_counts(dtype, axis):
+@pytest.mark.parametrize("width", [50, 2 * eager._BLOCK])
+def test_find_hits_where_every_rounding_counts(dtype, axis, width):
     # The thresholds are entries of the biased tile: they must be found.
     rng = np.random.default_rng(0)
-    tile = torch.from_numpy(rng.standard_normal((60, 50))).to(dtype)
+    tile = torch.from_numpy(rng.standard_normal((60, width))).to(dtype)
     bias = torch.from_numpy(rng.standard_normal((60, 1)) * 10.0 ** rng.integers(-4, 5))
     bias = bias.to(dtype)
     biased = tile + bias
