@@ -15,9 +15,11 @@ from skchoice.ordering import Ranked, rank
 from skchoice.rules import FALL, Rule
 
 # A group that was short is looked at again with a threshold that its number of
-# candidates tells, then with this factor on another such, and in the end without one.
+# candidates tells, then with this factor on another such, and in the end without one:
+# at once where a second look showed less than this share of its cap.
 _RETRY_FACTOR = 0.7
 _LAST_LOOK = 3
+_HARDLY_ANY = 0.1
 # The candidates are cut back whenever they outnumber the budget by this factor ...
 _OVERFLOW = 4
 # ... and are more than this many: below, cutting costs more than it saves.
@@ -66,9 +68,9 @@ class Looks:
         # Where candidates overflowed, the cut is no lower than what they raised.
         cut = torch.where(dropped > 0, torch.maximum(cut, thresholds), cut)
         self.cuts = torch.where(done, cut, self.cuts)
-        factor = torch.where(
-            self.n_looks < _LAST_LOOK - 1, _RETRY_FACTOR**self.n_looks, 0.0
-        )
+        last = (self.n_looks > 0) & (here < _HARDLY_ANY * caps)
+        last |= self.n_looks >= _LAST_LOOK - 1
+        factor = torch.where(last, 0.0, _RETRY_FACTOR**self.n_looks)
         wanted = self.rule.second_look * (caps + 1.0) + 1.0
         room = ((here + 0.5) / wanted).pow(1 / FALL).clamp(max=0.95)
         self.n_looks += self.unsettled

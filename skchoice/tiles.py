@@ -19,6 +19,9 @@ DEVICE_TILE_BYTES = 1 << 30
 # Of the inputs of a block of tokens: near the cache of one core, which then serves
 # what is computed one pair after the other.
 _BLOCK_BYTES = 5 << 19
+# Rows of a tile start at multiples of so many entries: elsewhere than at whole vectors
+# the product takes a quarter longer.
+_ALIGNMENT = 16
 # Where the first tile is to be small, the others grow by this factor to the full size.
 _GROWTH = 4
 
@@ -142,7 +145,8 @@ def encoder_tiles(
     dtype = chunk.scaled.dtype if inputs is None else torch.bfloat16
     size = _TILE_BYTES.get(chunk.scaled.device.type, DEVICE_TILE_BYTES)
     height = min(n_features, max(16, size // dtype.itemsize // n_tokens))
-    buffer = chunk.scaled.new_empty(height, n_tokens, dtype=dtype)
+    stride = -(-n_tokens // _ALIGNMENT) * _ALIGNMENT
+    buffer = chunk.scaled.new_empty(height, stride, dtype=dtype)[:, :n_tokens]
     edges = [0, min(first or height, height)]
     while edges[-1] < n_features:
         edges.append(min(_GROWTH * edges[-1], edges[-1] + height, n_features))

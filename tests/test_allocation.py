@@ -418,6 +418,19 @@ def test_only_groups_that_are_short_are_looked_at_again(rule, share):
     assert affinities.n_served() == pytest.approx(matrix.numel() * (1 + share))
 
 
+@every_rule
+def test_who_hardly_has_a_positive_is_looked_at_three_times(make):
+    rng = np.random.default_rng(0)
+    matrix = -torch.from_numpy(rng.uniform(size=(60, 60)))
+    matrix.fill_diagonal_(1e-6)
+    rule = make((60, 60), 20, rng)
+    affinities = MatrixAffinities(matrix)
+    thresholds = torch.ones_like(zero_thresholds(rule, matrix))
+    matches = allocate(affinities, rule, thresholds).matches
+    assert len(matches) == expected(matrix, rule).sum()
+    assert affinities.n_served() <= 3 * matrix.numel()
+
+
 def zero_thresholds(rule, matrix):
     return torch.zeros(len(rule.caps(tuple(matrix.shape))), dtype=matrix.dtype)
 

@@ -157,6 +157,20 @@ def test_find_hits(dtype, screen):
     assert hits[2].dtype == dtype
 
 
+@quick
+@given(screen=screens(), gap=st.integers(1, 9))
+def test_find_hits_where_rows_lie_apart(screen, gap):
+    n_rows, width = screen.tile.shape
+    # More of a row than the tile holds: there all would be hits.
+    wider = torch.full((n_rows, width + (gap if width % eager._BLOCK else 0)), 2e9)
+    wider = wider.to(screen.tile.dtype)
+    wider[:, :width] = screen.tile
+    hits = eager.find_hits(wider[:, :width], screen.bias, screen.threshold)
+    expected = reference.find_hits(*screen)
+    for found, reached in zip(hits, expected, strict=True):
+        torch.testing.assert_close(found, reached, rtol=0, atol=0)
+
+
 @every_dtype
 @pytest.mark.parametrize("axis", [0, 1, None])
 @pytest.mark.parametrize("width", [50, 2 * eager._BLOCK])

@@ -78,7 +78,9 @@ def _find_in_blocks(
 
 def _entries(tile: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     # Several times faster than with two indices.
-    return tile.reshape(-1).index_select(0, rows * tile.shape[1] + columns)
+    stride = tile.stride(0)
+    flat = tile.as_strided(((len(tile) - 1) * stride + tile.shape[1],), (1,))
+    return flat.index_select(0, rows * stride + columns)
 
 
 def positions(mask: Tensor) -> tuple[Tensor, Tensor]:
