@@ -1,6 +1,5 @@
 """Sphinx configuration: ``make docs`` builds with warnings as errors."""
 
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -60,8 +59,7 @@ warnings.filterwarnings("ignore", module="tqdm")
 
 render_results.write(HERE.parent / "benchmarks" / "results", HERE / "_generated")
 render_peers.plot(
-    json.loads(render_peers.RESULTS.read_text(encoding="utf-8"))["results"],
-    HERE / "_generated" / "peers.png",
+    render_peers.read(render_peers.RESULTS), HERE / "_generated" / "peers.png"
 )
 render_study.write(
     HERE.parent / "benchmarks" / "results" / "study", HERE / "_generated"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "peers.json"
+WITHOUT_BFLOAT16 = RESULTS.with_name("peers_avx2.json")
 BEGIN, END = "<!-- peers: python docs/render_peers.py -->\n", "<!-- end of peers -->"
 NONE = "\u2013"
 RULES = {"mutual": "BatchTopK", "token": "TopK", "feature": "Feature Choice"}
@@ -27,40 +28,54 @@ def name(record: dict) -> str:
     return f"{record['package']}, {RULES[record['rule']]}"
 
 
-def table(results: list[dict]) -> str:
+def read(path: Path) -> list[dict]:
+    """Return the records of a file of results."""
+    return json.loads(path.read_text(encoding="utf-8"))["results"]
+
+
+def table(results: list[dict], without_bfloat16: list[dict]) -> str:
     """Return the table of the README, in Markdown.
 
     Of each peer the best of its variants in float32, in each column by itself; of ours
     the variant that does the same work, without an auxiliary loss.
     """
-    exact = [one for one in results if "bfloat16" not in one["variant"]]
-    timed = [one for one in exact if "step_ms" in one]
     lines = [
-        "| | a step, of the product | ours is faster by | FVU at L0 = k |",
+        "| | ours is faster by | with AVX2 alone | FVU at L0 = k |",
         "|---|---|---|---|",
     ]
     for rule in ("mutual", "feature", "token"):
-        group = [one for one in timed if one["rule"] == rule]
-        for label in dict.fromkeys(map(name, group)):
-            own = [one for one in group if name(one) == label]
-            if own[0]["package"] == "skchoice":
+        timed = [one for one in results if one["rule"] == rule and "step_ms" in one]
+        for label in dict.fromkeys(map(name, timed)):
+            own, other = (
+                [one for one in _in_float32(some) if name(one) == label]
+                for some in (timed, without_bfloat16)
+            )
+            ours = own[0]["package"] == "skchoice"
+            if ours:
                 own = [one for one in own if one["variant"] == "no auxiliary"]
-                best = own[0]
-                label, faster = f"**{label}**", NONE
-            else:
-                best = min(own, key=lambda one: one["times_ours"])
-                faster = f"{best['times_ours']:.1f}\u00d7"
+            factors = [NONE, NONE] if ours else [_factor(own), _factor(other)]
             errors = [one["fvu_at_k"] for one in own if "fvu_at_k" in one]
             fvu = f"{min(errors):.3f}" if errors else NONE
-            lines.append(f"| {label} | {best['ratio']:.2f} | {faster} | {fvu} |")
+            cells = [f"**{label}**" if ours else label, *factors, fvu]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def readme(text: str, results: list[dict]) -> str:
+def _in_float32(results: list[dict]) -> list[dict]:
+    return [one for one in results if "bfloat16" not in one["variant"]]
+
+
+def _factor(variants: list[dict]) -> str:
+    """Return the time of the best variant in steps of ours."""
+    return f"{min(one['times_ours'] for one in variants):.1f}\u00d7"
+
+
+def readme(text: str, results: list[dict], without_bfloat16: list[dict]) -> str:
     """Return the README with the table between its marks made anew."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    return before + BEGIN + "\n" + table(results) + "\n" + END + after
+    made = table(results, without_bfloat16)
+    return before + BEGIN + "\n" + made + "\n" + END + after
 
 
 def plot(results: list[dict], path: Path) -> None:
@@ -87,9 +102,9 @@ def plot(results: list[dict], path: Path) -> None:
 
 def main() -> None:
     target = ROOT / "README.md"
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))["results"]
-    text = readme(target.read_text(encoding="utf-8"), results)
-    target.write_text(text, encoding="utf-8")
+    text = target.read_text(encoding="utf-8")
+    made = readme(text, read(RESULTS), read(WITHOUT_BFLOAT16))
+    target.write_text(made, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,12 +21,10 @@ TITLES = {
     "peers": "Other libraries at equal work",
     "peers_minibatch": "scikit-learn's MiniBatchDictionaryLearning",
     "step": "A training step",
-    "step_avx2": "A training step where the processor has AVX2 alone",
     "scaling": "A training step at other sizes",
     "hard_batches": "Batches unlike those before",
     "fit": "A whole fit",
     "transform": "Transform",
-    "transform_avx2": "Transform where the processor has AVX2 alone",
     "grid_search": "Grid search with two jobs",
     "memory": "Memory",
     "report": "The report",
@@ -37,6 +35,8 @@ TITLES = {
     "persistence": "Files and checkpoints",
     "interop": "Files of other libraries",
 }
+# Of names of files that another kind of processor wrote.
+AVX2, WITH_AVX2 = "_avx2", " where the processor has AVX2 alone"
 # Longer tables are for the file.
 MOST_RECORDS = 40
 
@@ -47,14 +47,14 @@ def write(results: Path, folder: Path) -> Path:
     known = list(TITLES)
 
     def order(file: Path) -> tuple[int, str]:
-        return (
-            known.index(file.stem) if file.stem in known else len(known),
-            file.stem,
-        )
+        name = file.stem.removesuffix(AVX2)
+        return known.index(name) if name in known else len(known), file.stem
 
     lines: list[str] = []
     for file in sorted(results.glob("*.json"), key=order):
-        title = TITLES.get(file.stem, file.stem.replace("_", " ").capitalize())
+        name = file.stem.removesuffix(AVX2)
+        title = TITLES.get(name, name.replace("_", " ").capitalize())
+        title += WITH_AVX2 if name != file.stem else ""
         lines += [title, "-" * len(title), ""]
         lines += [*what_is_measured(results.parent / f"{file.stem}.py")]
         lines += [f"From ``{file.name}``.", ""]

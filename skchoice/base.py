@@ -103,6 +103,7 @@ class ChoiceSAE(FittedSAE):
         rows, names = self._open(X, reset=True)
         n_train = rows.shape[0] - self._n_held(rows)
         self._check_parameters(rows, self._rows_per_step(rows, n_train, self.max_iter))
+        diagnosis.check_size(n_train, self._n_features(rows.shape[1]))
         seed = self._seed()
         state, n_iter = None, self.max_iter
         before = None
@@ -179,6 +180,10 @@ class ChoiceSAE(FittedSAE):
         thresholds are calibrated on it, and where it shows that the first calls were
         far from the centre and scale of the data, training goes on with its own.
 
+        It is for rows that come in pieces. To train longer on rows that :meth:`fit` has
+        been through, whose schedule has ended at a small learning rate, call it again
+        with ``warm_start=True``.
+
         Parameters
         ----------
         X : array-like of shape (n_rows, n_columns)
@@ -205,6 +210,7 @@ class ChoiceSAE(FittedSAE):
         batch_size = math.ceil(rows.shape[0] / n_steps)
         self._check_parameters(rows, batch_size)
         if first:
+            diagnosis.check_size(rows.shape[0], self._n_features(rows.shape[1]))
             state = new_state(self, rows, self._seed())
         else:
             state = state_to_go_on_from(self, rows, self._seed())

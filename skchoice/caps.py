@@ -11,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from skchoice.arguments import check_integer, check_number
+
 __all__ = [
     "by_rank",
     "fill_to",
@@ -21,6 +23,7 @@ __all__ = [
 ]
 
 _GRID = 1 << 26  # one match, in the units in which expected caps are added up
+_ROUNDING = 1e-9  # densities that were added up may be this much over 1
 _LEARNED_FLOOR = 0.05  # of the mean density: a feature dead once may come back
 
 
@@ -47,6 +50,11 @@ def fill_to(
         ``clip(s * weights, lower, upper)`` with the scalar ``s`` that makes the sum
         equal ``total``.
 
+    Raises
+    ------
+    ValueError
+        If a weight is negative or not finite.
+
     Examples
     --------
     >>> from skchoice.caps import fill_to
@@ -54,6 +62,8 @@ def fill_to(
     array([1. , 0.5, 0.5])
     """
     weights = np.asarray(weights, dtype=np.float64)
+    fine = (weights >= 0) & np.isfinite(weights)
+    _check_each("weights", weights, fine, "finite and not negative")
     lower, upper = np.broadcast_arrays(lower, upper)
     lower = np.broadcast_to(lower, weights.shape).astype(np.float64)
     upper = np.broadcast_to(upper, weights.shape).astype(np.float64)
@@ -101,12 +111,18 @@ def uniform_density(n_features: int, k: float) -> NDArray:
     array of shape (n_features,)
         Densities.
 
+    Raises
+    ------
+    ValueError
+        If ``k`` is not from 0 to ``n_features``.
+
     Examples
     --------
     >>> from skchoice.caps import uniform_density
     >>> uniform_density(4, k=1)
     array([0.25, 0.25, 0.25, 0.25])
     """
+    _check_budget(n_features, k)
     return np.full(n_features, k / n_features)
 
 
@@ -123,12 +139,18 @@ def zipf_density(
         Matches per token; the sum of the densities.
     exponent, offset : float, default=1, 0
         Rank ``r = 1, 2, ...`` has density proportional to
-        ``(r + offset) ** -exponent``, at most 1 (Ayonrinde 2024, section 3).
+        ``(r + offset) ** -exponent``, at most 1 (Ayonrinde 2024, section 3). Neither
+        may be negative.
 
     Returns
     -------
     array of shape (n_features,)
         Densities, descending.
+
+    Raises
+    ------
+    ValueError
+        If ``k`` is not from 0 to ``n_features``, or a parameter is negative.
 
     Examples
     --------
@@ -136,6 +158,9 @@ def zipf_density(
     >>> zipf_density(4, k=2).round(3)
     array([0.96, 0.48, 0.32, 0.24])
     """
+    _check_budget(n_features, k)
+    check_number("exponent", exponent, 0)
+    check_number("offset", offset, 0)
     return _zipf_density(n_features, k, exponent, offset).copy()
 
 
@@ -223,6 +248,11 @@ def systematic_caps(
         Sums to ``round(k * n_tokens)``; each entry is within 1 of
         ``density * n_tokens`` and at most ``n_tokens``.
 
+    Raises
+    ------
+    ValueError
+        If a density is not in [0, 1].
+
     Notes
     -----
     Expected caps are added up as integers, small fractions of a match each, so that the
@@ -235,6 +265,8 @@ def systematic_caps(
     array([3, 2, 1])
     """
     density = np.asarray(density, dtype=np.float64)
+    fine = (density >= 0) & (density <= 1 + _ROUNDING)
+    _check_each("density", density, fine, "from 0 to 1")
     order = np.arange(len(density)) if order is None else order
     parts = _expected_caps(density[order], n_tokens)
     edges = np.concatenate([[0], np.cumsum(parts)]) + int(offset * _GRID)
@@ -319,3 +351,20 @@ def _pin_sum(parts: NDArray, total: int) -> NDArray:
         parts[movable] += np.sign(missing) * np.minimum(room[movable], share)
         missing = total - int(parts.sum())
     return parts
+
+
+def _check_each(name: str, values: NDArray, fine: NDArray, wanted: str) -> None:
+    if not fine.all():
+        place = int(np.flatnonzero(~fine)[0])
+        raise ValueError(
+            f"Each of {name} must be {wanted}, got {values[place]} for feature {place}."
+        )
+
+
+def _check_budget(n_features: int, k: float) -> None:
+    check_integer("n_features", n_features, 1)
+    if not 0 <= k <= n_features:
+        raise ValueError(
+            f"k must be from 0 to n_features={n_features}, got {k}: a token cannot "
+            "match a feature more than once."
+        )

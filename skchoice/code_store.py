@@ -105,7 +105,8 @@ class CodeStore:
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             # No IndexError, which to an iteration would mean that there are no more.
             raise TypeError(
-                f"codes are read by ranges of rows, codes[start:stop], got {rows!r}."
+                "codes in a store are read by ranges of rows, codes[start:stop], or "
+                f"codes[:] for all of them, got {rows!r}."
             )
         start, stop, _ = rows.indices(len(self))
         stop = max(start, stop)

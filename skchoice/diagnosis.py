@@ -37,12 +37,21 @@ _MIN_COLUMNS = 16
 _OURS = ("skchoice", "sklearn", "torch")
 
 
-def check_rows(n_rows: int, n_features: int, sample: Tensor, outlying: float) -> None:
-    """Warn about rows that no dictionary of this size can be learned from.
+def check_size(n_rows: int, n_features: int) -> None:
+    """Warn where there are too few rows to train on for so many features."""
+    if n_rows < n_features:
+        _warn(
+            f"There are {n_rows} rows to train on for n_features={n_features}: most "
+            "features will not be learned. Use more rows or fewer features.",
+            FewRowsWarning,
+        )
+
+
+def check_rows(sample: Tensor, outlying: float) -> None:
+    """Warn about rows that there is little to learn from.
 
     Parameters
     ----------
-    n_rows, n_features : int
     sample : Tensor of shape (n, d)
     outlying : float
         Share of the sample's variance in rows of huge norm.
@@ -50,12 +59,6 @@ def check_rows(n_rows: int, n_features: int, sample: Tensor, outlying: float) ->
     if (sample == sample[0]).all():
         _warn(
             "All rows of X are equal: there is nothing to learn.", ConstantRowsWarning
-        )
-    if n_rows < n_features:
-        _warn(
-            f"X has {n_rows} rows for n_features={n_features}: most features will not "
-            "be learned. Use more rows or fewer features.",
-            FewRowsWarning,
         )
     if outlying > _OUTLYING:
         _warn(
@@ -113,13 +116,27 @@ def check_convergence(state: TrainingState) -> None:
         )
 
 
+def check_calibration(n_rows: int, n_features: int, k: float) -> None:
+    """Warn where thresholds of single features come from hardly any match."""
+    expected = n_rows * k / n_features
+    if expected < 1:
+        _warn(
+            f"Each feature's threshold was calibrated on {n_rows} rows, in which the "
+            f"average feature expects {expected:.2g} matches: features may stay silent "
+            "on new rows, and L0 miss k. Use more rows or fewer features, or set "
+            "n_calibration: so many rows are set aside, and 0 takes those of training.",
+            FewCalibrationRowsWarning,
+        )
+
+
 def check_fit(state: TrainingState, calibration: Calibration, k: float) -> None:
     """Warn about a fit that spent its budget badly."""
     unfilled = max(state.history[-1]["unfilled"], calibration.unfilled)
     if unfilled > _UNFILLED:
         _warn(
             f"{unfilled:.1%} of the budget of k={k} matches per row stayed unfilled: "
-            "there were too few positive affinities. Lower k, or raise n_features.",
+            "there were too few positive affinities. Lower k, raise n_features, or "
+            "give more varied rows.",
             UnfilledBudgetWarning,
         )
     fvu = state.history[-1]["fvu"]

@@ -105,7 +105,7 @@ class SAEWarning(UserWarning):
     ...     sae.fit(X[:100])
     Traceback (most recent call last):
         ...
-    skchoice.exceptions.FewRowsWarning: X has 100 rows for n_features=256: ...
+    skchoice.exceptions.FewRowsWarning: There are 100 rows to train on for ...
     """
 
 
@@ -122,7 +122,7 @@ class OutlierRowsWarning(SAEWarning):
 
 
 class FewCalibrationRowsWarning(SAEWarning):
-    """The sample for the thresholds is too small for L0 to come out at k."""
+    """The sample for the thresholds is too small for L0 to come out at ``k``."""
 
 
 class ShortWindowWarning(SAEWarning):

@@ -33,7 +33,7 @@ from skchoice.inference import (
     decode_rows,
     token_chunks,
 )
-from skchoice.inputs import Rows
+from skchoice.inputs import Rows, as_array
 from skchoice.model import Parameters
 from skchoice.module import SAEModule
 from skchoice.rules import Rule
@@ -115,10 +115,9 @@ class FittedSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ConfiguredSAE
         """
         check_is_fitted(self)
         codes = check_array(
-            X,
+            as_array(X),
             accept_sparse="csr",
             dtype=[np.float64, np.float32],
-            estimator=self,
             input_name="X",
         )
         if codes.shape[1] != self._n_features_out:

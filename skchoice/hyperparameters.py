@@ -180,4 +180,11 @@ def usable_device(name: str | torch.device) -> torch.device:
             f"device={str(name)!r} was asked for, but torch finds no CUDA device: use "
             "device='auto' or 'cpu', or install a CUDA build of torch."
         )
+    try:
+        torch.empty(0, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={str(name)!r} is of a kind that is not served here, or that this "
+            "torch was not built for: use 'auto', 'cpu' or 'cuda'."
+        ) from error
     return device

@@ -169,6 +169,15 @@ class Rows:
         return max(1, n_rows // self.unit_rows)
 
 
+def as_array(values: Any) -> Any:
+    """Return a Tensor's values as an array of numpy, and anything else as it is."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach().cpu()
+    # numpy knows no bfloat16.
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+
 def _as_sliceable(X: Any, estimator: Any) -> tuple[Any, bool]:
     """Return an object with shape, dtype and row slicing, and whether to stream it."""
     if isinstance(X, str | os.PathLike):

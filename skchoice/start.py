@@ -33,7 +33,7 @@ def new_state(estimator: FittedSAE, rows: Rows, seed: int) -> TrainingState:
     sample = rows.gather(units)
     standardisation, outlying = standardise(sample)
     n_features = estimator._n_features(rows.shape[1])
-    diagnosis.check_rows(rows.shape[0], n_features, sample, outlying)
+    diagnosis.check_rows(sample, outlying)
     diagnosis.check_settings(
         estimator.n_calibration, estimator.dead_after, n_features, estimator.k
     )

@@ -409,3 +409,29 @@ def test_the_sampler_is_what_its_generator_makes_it():
     assert sequence(5) == sequence(5)
     assert sequence(5) != sequence(6)
     assert len({tuple(caps) for caps in sequence(5)}) > 1
+
+
+# --------------------------------------------------------------------------- bad values
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: uniform_density(5, k=7), "k must be from 0 to n_features=5, got 7"),
+        (lambda: uniform_density(0, k=0), "n_features must be an integer"),
+        (lambda: zipf_density(5, k=10), "k must be from 0 to n_features=5"),
+        (lambda: zipf_density(5, k=-1), "k must be from 0 to n_features=5"),
+        (lambda: zipf_density(5, k=np.nan), "k must be from 0 to n_features=5"),
+        (lambda: zipf_density(5, k=1, exponent=-1), "exponent must be a number"),
+        (lambda: zipf_density(5, k=1, offset=-1), "offset must be a number"),
+        (lambda: fill_to([-1.0, 1.0], 1), "weights must be.*got -1.0 for feature 0"),
+        (lambda: fill_to([1.0, np.nan], 1), "weights must be.*got nan for feature 1"),
+        (lambda: fill_to([np.inf], 1), "weights must be finite"),
+        (lambda: systematic_caps([2.0, 0.5], 3), "density must be from 0 to 1"),
+        (lambda: systematic_caps([0.5, -0.5], 3), "got -0.5 for feature 1"),
+        (lambda: systematic_caps([np.nan, 0.5], 3), "got nan for feature 0"),
+    ],
+)
+def test_what_is_no_density_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

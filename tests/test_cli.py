@@ -169,6 +169,18 @@ def test_a_fit_takes_a_learning_rate_and_checkpoints(store, tmp_path, capsys):
     assert "must be a number or auto, got 'fast'" in capsys.readouterr().err
 
 
+def test_a_fit_takes_a_fraction_of_a_match(store, tmp_path, capsys):
+    fit = ["fit", str(store), "--n-features", "24", "--max-iter", "1"]
+    assert main([*fit, "--k", "2.5", "--out", str(tmp_path / "a")]) == 0
+    assert skchoice.load(tmp_path / "a").k == 2.5
+    with pytest.raises(SystemExit):
+        main([*fit, "--k", "few", "--out", str(tmp_path / "b")])
+    assert "must be a number, got 'few'" in capsys.readouterr().err
+    token = [*fit, "--k", "2.5", "--rule", "token", "--out", str(tmp_path / "c")]
+    assert main(token) == 1
+    assert "'k' parameter" in capsys.readouterr().err
+
+
 def test_a_folder_of_stores_names_them(store, tmp_path, capsys):
     fit = ["fit", str(store.parent), "--out", str(tmp_path / "sae")]
     assert main(fit) == 1
@@ -181,7 +193,7 @@ def test_warnings_are_told_in_one_line(store, tmp_path, capsys):
         warnings.simplefilter("always")
         assert main([*fit, "--n-features", "9999", "--out", str(tmp_path / "s")]) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert any(line.startswith("skchoice fit: warning: X has") for line in lines)
+    assert any(line.startswith("skchoice fit: warning: There are") for line in lines)
     assert all(line.startswith("skchoice fit: warning: ") for line in lines)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.exceptions import NotFittedError
 
-from skchoice import MutualChoiceSAE, code_store, manifest, shards
+from skchoice import MutualChoiceSAE, code_store, manifest, metrics, shards
 from skchoice.code_store import CodeStore, encode_store
 from skchoice.exceptions import StoreError
 from skchoice.store import ActivationStore, StoreWriter
@@ -147,6 +147,25 @@ def test_a_broken_off_run_goes_on(sae, rows, codes, tmp_path, monkeypatch):
     encode_store(sae, rows, tmp_path, shard_rows=20)
     for path in codes.folder.iterdir():
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [metrics.l0, metrics.l0_per_token, metrics.density, metrics.dead_features],
+)
+def test_codes_on_disk_are_measured_as_those_in_memory(codes, measure, monkeypatch):
+    expected = measure(codes[:])
+    sizes = []
+    pieces = CodeStore.chunks
+
+    def small(store):
+        for piece in pieces(store, 7):
+            sizes.append(piece.shape[0])
+            yield piece
+
+    monkeypatch.setattr(CodeStore, "chunks", small)
+    assert_array_equal(measure(codes), expected)
+    assert sum(sizes) == len(codes) and max(sizes) == 7
 
 
 def test_other_models_and_rows_are_told_apart(sae, X, rows, tmp_path):

@@ -222,6 +222,16 @@ def test_a_row_at_the_decoder_bias_has_no_relative_codes(make, X):
 # ------------------------------------------------------------- reconstruction, score
 
 
+def test_inverse_transform_of_a_tensor(fitted, X_new):
+    codes = fitted.transform(X_new).toarray()
+    tensor = torch.tensor(codes, requires_grad=True)
+    expected = fitted.inverse_transform(codes)
+    assert_array_equal(fitted.inverse_transform(tensor), expected)
+    halves = tensor.bfloat16()
+    expected = fitted.inverse_transform(halves.detach().float().numpy())
+    assert_array_equal(fitted.inverse_transform(halves), expected)
+
+
 def test_inverse_transform_is_linear(fitted):
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(2, 30, 48))
@@ -585,8 +595,24 @@ def test_healthy_data_give_no_warnings(make, X):
 def test_few_rows_warning(make, X):
     assert FewRowsWarning in warnings_of(lambda: make().fit(X[:47]))
     assert FewRowsWarning not in warnings_of(lambda: make().fit(X[:48]))
-    with pytest.warns(FewRowsWarning, match="47 rows for n_features=48.*more rows"):
+    with pytest.warns(FewRowsWarning, match="47 rows to train on.*=48.*more rows"):
         make().fit(X[:47])
+    # Rows set aside for calibration are not trained on.
+    left = len(X) - 47
+    with pytest.warns(FewRowsWarning, match="47 rows to train on"):
+        make(n_calibration=left).fit(X)
+    assert FewRowsWarning not in warnings_of(lambda: make(n_calibration=100).fit(X))
+
+
+def test_warning_where_thresholds_are_of_no_match(X):
+    # Of 100 rows with 4 matches each, 399 features expect one each, and 401 none.
+    def fit(Estimator, n_features):
+        sae = Estimator(n_features, 4, max_iter=1, n_calibration=100, random_state=0)
+        return warnings_of(lambda: sae.fit(X))
+
+    assert FewCalibrationRowsWarning not in fit(FeatureChoiceSAE, 399)
+    assert FewCalibrationRowsWarning in fit(FeatureChoiceSAE, 401)
+    assert FewCalibrationRowsWarning not in fit(MutualChoiceSAE, 401)
 
 
 @pytest.mark.filterwarnings("ignore::skchoice.exceptions.UnfilledBudgetWarning")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -36,6 +37,7 @@ CONTAINERS = {
     "csr_matrix": sparse.csr_matrix,
     "csc_matrix": sparse.csc_matrix,
     "coo_array": sparse.coo_array,
+    "tensor": lambda codes: torch.tensor(codes, requires_grad=True).bfloat16(),
 }
 
 # Few values and many zeros, so that whole columns are dead and counts repeat.
@@ -175,6 +177,15 @@ def test_constant_input_has_no_variance_to_the_last_bit(value):
     assert explained_variance(X, X) == 1.0
     assert fvu(X, X + 1 + value) == 1.0
     assert explained_variance(X, X + 1 + value) == 0.0
+
+
+@pytest.mark.parametrize("measure", [fvu, explained_variance, nmse])
+def test_tensors_are_measured_as_arrays(measure):
+    X, noise = np.random.default_rng(0).standard_normal((2, 20, 3))
+    x, x_hat = torch.tensor(X), torch.tensor(X + noise, requires_grad=True)
+    assert measure(x, x_hat) == measure(X, X + noise)
+    halves = x.bfloat16(), x_hat.bfloat16()
+    assert measure(*halves) == measure(*(h.detach().double().numpy() for h in halves))
 
 
 def test_fvu_keeps_its_digits_far_from_the_origin():

@@ -39,7 +39,7 @@ def add_to(commands: Any) -> None:
         help="who chooses matches (feature)",
     )
     add("--n-features", type=int, help="size of the dictionary (8 times the columns)")
-    add("--k", type=int, default=32, help="matches per token (32)")
+    add("--k", type=_matches, default=32, help="matches per token (32)")
     add("--max-iter", type=int, default=10, help="passes over the store (10)")
     add("--batch-size", type=int, help="rows of a training step (more for longer runs)")
     add(
@@ -55,6 +55,14 @@ def add_to(commands: Any) -> None:
     )
     add("--seed", type=int, default=0, help="of initialisation and row order (0)")
     shared.add_machine(add)
+
+
+def _matches(text: str) -> float | int:
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError as error:
+        message = f"must be a number, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def _rate(text: str) -> float | str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skchoice import caps
+from skchoice import caps, diagnosis
 from skchoice.base import ChoiceSAE
 from skchoice.calibration import Calibration, calibrate_features, calibrate_mutual
 from skchoice.docs import shared_docs
@@ -264,6 +264,7 @@ default="zipf"
             # Measured densities miss k by what a sample rounds off, and by ties.
             reachable = self.k * (1.0 - found.unfilled)
             return found._replace(target=caps.fill_to(found.density, reachable))
+        diagnosis.check_calibration(*affinities.shape, self.k)
         start = unit * state.allocator.below(0.9)
         return calibrate_features(
             affinities, state.caps.density, start, state.caps.order

@@ -63,13 +63,13 @@ def from_openai(path: str | PathLike, *, layer_normed: bool = False) -> ChoiceSA
     >>> sae.transform([[2.0, 1.0, 0.0]]).toarray()
     array([[2., 0., 0., 0.]])
     """
+    state = dict(foreign.read_pickled(path))
     if not layer_normed:
         raise FileRefusedError(
             f"{path}: OpenAI's TopK autoencoders encode rows that are layer-normed, "
             "(x - mean) / (std + 1e-5) over the columns, which this estimator does not "
             "do by itself. Give it such rows, and say so with layer_normed=True."
         )
-    state = dict(foreign.read_pickled(path))
     activation = state.pop("activation", None)
     settings = state.pop("activation_state_dict", {})
     for name in _STATISTICS:

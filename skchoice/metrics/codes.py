@@ -1,4 +1,7 @@
-"""How many features fire: counts of nonzero codes, by token and by feature."""
+"""How many features fire: counts of nonzero codes, by token and by feature.
+
+Codes may be dense, sparse or stored on disk; these are read a piece at a time.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ def l0_per_token(codes: Any) -> NDArray[np.int64]:
 
     Parameters
     ----------
-    codes : {array-like, sparse array, sparse matrix} of shape (n_tokens, n_features)
+    codes : {array-like, sparse array, sparse matrix, CodeStore} of shape \
+            (n_tokens, n_features)
         Codes; whatever is not zero is a match. Stored zeros do not count.
 
     Returns
@@ -36,7 +40,8 @@ def l0(codes: Any) -> float:
 
     Parameters
     ----------
-    codes : {array-like, sparse array, sparse matrix} of shape (n_tokens, n_features)
+    codes : {array-like, sparse array, sparse matrix, CodeStore} of shape \
+            (n_tokens, n_features)
         Codes of at least one token.
 
     Returns
@@ -58,7 +63,8 @@ def density(codes: Any) -> NDArray[np.float64]:
 
     Parameters
     ----------
-    codes : {array-like, sparse array, sparse matrix} of shape (n_tokens, n_features)
+    codes : {array-like, sparse array, sparse matrix, CodeStore} of shape \
+            (n_tokens, n_features)
         Codes of at least one token.
 
     Returns
@@ -81,7 +87,8 @@ def dead_features(codes: Any) -> NDArray[np.bool_]:
 
     Parameters
     ----------
-    codes : {array-like, sparse array, sparse matrix} of shape (n_tokens, n_features)
+    codes : {array-like, sparse array, sparse matrix, CodeStore} of shape \
+            (n_tokens, n_features)
         Codes. What "dead" means depends on how many tokens are given: a rare
         feature is silent on a short sample.
 
@@ -101,6 +108,14 @@ def dead_features(codes: Any) -> NDArray[np.bool_]:
 
 def _count_matches(codes: Any, axis: int) -> NDArray[np.int64]:
     """Count nonzero codes per feature (axis 0) or per token (axis 1)."""
+    if callable(getattr(codes, "chunks", None)):  # a CodeStore
+        counts = [_count_matches(chunk, axis) for chunk in codes.chunks()]
+        empty = np.zeros(codes.shape[1 - axis], dtype=np.int64)
+        if axis == 0:
+            return np.asarray(sum(counts, empty))
+        return np.concatenate(counts) if counts else empty
+    if hasattr(codes, "detach"):  # a torch Tensor, wherever it is
+        codes = (codes.detach() != 0).cpu()
     codes = codes if sparse.issparse(codes) else np.asarray(codes)
     if codes.ndim != 2:
         raise ValueError(

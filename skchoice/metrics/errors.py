@@ -169,6 +169,8 @@ def row_chunks(*arrays: Any) -> Iterator[tuple[Float64Array, ...]]:
 
 
 def _widen(rows: Any) -> Float64Array:
+    if hasattr(rows, "detach"):  # a torch Tensor, wherever it is
+        rows = rows.detach().cpu().double()
     return np.asarray(rows, dtype=np.float64)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skchoice.inputs import as_array
+
 
 @dataclass(frozen=True)
 class Given:
@@ -168,9 +170,7 @@ def _sequence(name: str, values: Any) -> Any:
 
 
 def _array(values: Any) -> NDArray:
-    if hasattr(values, "detach"):  # a torch Tensor, wherever it is
-        values = values.detach().float().cpu()
-    return np.asarray(values)
+    return np.asarray(as_array(values))
 
 
 def _are_sides(image_shape: Any, n_columns: int) -> bool:
