@@ -43,13 +43,12 @@ def table(results: list[dict], without_bfloat16: list[dict]) -> str:
         "| | ours is faster by | with AVX2 alone | FVU at L0 = k |",
         "|---|---|---|---|",
     ]
+    with_it, without_it = _timed(results), _timed(without_bfloat16)
     for rule in ("mutual", "feature", "token"):
-        timed = [one for one in results if one["rule"] == rule and "step_ms" in one]
-        for label in dict.fromkeys(map(name, timed)):
-            own, other = (
-                [one for one in _in_float32(some) if name(one) == label]
-                for some in (timed, without_bfloat16)
-            )
+        group = [one for one in with_it if one["rule"] == rule]
+        for label in dict.fromkeys(map(name, group)):
+            own = [one for one in group if name(one) == label]
+            other = [one for one in without_it if name(one) == label]
             ours = own[0]["package"] == "skchoice"
             if ours:
                 own = [one for one in own if one["variant"] == "no auxiliary"]
@@ -61,8 +60,11 @@ def table(results: list[dict], without_bfloat16: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _in_float32(results: list[dict]) -> list[dict]:
-    return [one for one in results if "bfloat16" not in one["variant"]]
+def _timed(results: list[dict]) -> list[dict]:
+    """Return the records with times of variants in float32."""
+    return [
+        one for one in results if "bfloat16" not in one["variant"] and "step_ms" in one
+    ]
 
 
 def _factor(variants: list[dict]) -> str:

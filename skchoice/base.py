@@ -21,7 +21,7 @@ from skchoice.checkpoints import Checkpoints, Progress
 from skchoice.fitted import FittedSAE
 from skchoice.identity import identity_of
 from skchoice.inference import token_chunks
-from skchoice.inputs import Rows
+from skchoice.inputs import Rows, as_array
 from skchoice.model import Parameters, Tokens
 from skchoice.reservoir import Reservoir
 from skchoice.revival import AuxiliaryOptions
@@ -336,13 +336,13 @@ class ChoiceSAE(FittedSAE):
 
         if keep_state:  # the state goes on changing, what is published must not
             encoder, decoder = encoder.clone(), decoder.clone()
-        self.components_ = _to_numpy(decoder)
-        self.encoder_weights_ = _to_numpy(encoder)
-        self.encoder_bias_ = _to_numpy(encoder_bias)
-        self.decoder_bias_ = _to_numpy(decoder_bias)
-        self.thresholds_ = _to_numpy(calibration.thresholds)
+        self.components_ = as_array(decoder)
+        self.encoder_weights_ = as_array(encoder)
+        self.encoder_bias_ = as_array(encoder_bias)
+        self.decoder_bias_ = as_array(decoder_bias)
+        self.thresholds_ = as_array(calibration.thresholds)
         self.feature_density_ = calibration.density
-        self.dead_features_ = _to_numpy(state.tracker.dead())
+        self.dead_features_ = as_array(state.tracker.dead())
         self.history_ = list(state.history)
         self.n_iter_ = n_iter
         for name, value in names.items():
@@ -380,7 +380,3 @@ def _affinities(published: Parameters, sample: Sample) -> EncoderAffinities:
     # Of one chunk, a tile holds all tokens: its features are settled while it is there.
     alone = len(first.scaled) == sample.n_rows
     return EncoderAffinities(centred, first if alone else chunks, sample.n_rows)
-
-
-def _to_numpy(array: Tensor) -> NDArray:
-    return array.detach().cpu().numpy()

@@ -39,12 +39,12 @@ def add_to(commands: Any) -> None:
         help="who chooses matches (feature)",
     )
     add("--n-features", type=int, help="size of the dictionary (8 times the columns)")
-    add("--k", type=_matches, default=32, help="matches per token (32)")
+    add("--k", type=_number, default=32, help="matches per token (32)")
     add("--max-iter", type=int, default=10, help="passes over the store (10)")
     add("--batch-size", type=int, help="rows of a training step (more for longer runs)")
     add(
         "--learning-rate",
-        type=_rate,
+        type=lambda text: _number(text, "auto"),
         default="auto",
         help="of Adam (auto: by the width of the rows)",
     )
@@ -57,19 +57,14 @@ def add_to(commands: Any) -> None:
     shared.add_machine(add)
 
 
-def _matches(text: str) -> float | int:
+def _number(text: str, *words: str) -> float | int | str:
+    """Return a number, or one of the words that may stand for one."""
+    if text in words:
+        return text
     try:
         return int(text) if text.isdigit() else float(text)
     except ValueError as error:
-        message = f"must be a number, got {text!r}"
-        raise argparse.ArgumentTypeError(message) from error
-
-
-def _rate(text: str) -> float | str:
-    try:
-        return text if text == "auto" else float(text)
-    except ValueError as error:
-        message = f"must be a number or auto, got {text!r}"
+        message = f"must be {' or '.join(('a number', *words))}, got {text!r}"
         raise argparse.ArgumentTypeError(message) from error
 
 
