@@ -110,7 +110,7 @@ class Looks:
 class Found(NamedTuple):
     """Candidates: pairs with their affinities."""
 
-    tokens: Tensor
+    tokens: Tensor  # int32, since there may be many
     features: Tensor
     values: Tensor
 
@@ -165,10 +165,11 @@ def _screen(
             of_block = tokens[block]
             over = rule.over_tile(least, features, of_block)
             rows, columns, values = tile.hits(over, block)
-            pairs = of_block.index_select(0, columns), features.index_select(0, rows)
-            parts.append(Found(*pairs, values))
+            tokens_found = of_block.int().index_select(0, columns)
+            features_found = features.int().index_select(0, rows)
+            parts.append(Found(tokens_found, features_found, values))
             if sum(len(part.values) for part in parts) > limit:
-                found = Found.joined(parts)
+                found, parts = Found.joined(parts), []
                 ranked = found.ranked(rule, affinities.shape, len(caps))
                 parts = [found.some(ranked.largest(caps))]
                 dropped += (ranked.counts() - caps).clamp(min=0)
@@ -178,15 +179,17 @@ def _screen(
                 thresholds = thresholds.maximum(cuts)
                 past = torch.nextafter(cuts, infinity) if rule.in_order else cuts
                 least = least.maximum(torch.where(cuts > 0, past, 0.0))
+                del found, ranked  # the next tile may need as much
         n_seen += len(features)
         raising = first is not None and n_seen < n_features
         if raising and n_seen >= 2 * n_seen_at_raise:
             n_seen_at_raise = n_seen
-            found = Found.joined(parts)
+            found, parts = Found.joined(parts), []
             ranked = found.ranked(rule, affinities.shape, len(caps))
             thresholds = rule.raised(thresholds, ranked, n_seen / n_features)
             least = least.maximum(thresholds)
             left = found.values >= thresholds[ranked.groups]
             parts = [found.some(left.nonzero().view(-1))]
             dropped += torch.bincount(ranked.groups[~left], minlength=len(caps))
+            del found, ranked
     return Found.joined(parts), thresholds, dropped

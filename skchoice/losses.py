@@ -1,8 +1,6 @@
-"""The losses: pure functions of Tensors.
+"""The losses and their gradients: pure functions of Tensors.
 
-The training loop takes the gradient of :func:`reconstruction_loss` by matches alone
-(:mod:`skchoice.gradients`); :func:`auxiliary_loss` concerns few features and goes
-through autograd.
+No graph is recorded, so that what a gradient needs is not held longer than that.
 """
 
 from __future__ import annotations
@@ -42,9 +40,9 @@ def reconstruction_loss(x: Tensor, error: Tensor, norm_limit: float) -> Reconstr
         With the loss ``sum w |e|^2 / sum w |x - mean|^2``, the mean weighted too, and
         zero for a single row; 0 where ``x`` is constant.
     """
-    squares = torch.linalg.vector_norm(x, dim=1).square()
+    squares = _squares(x)
     weights = (norm_limit**2 / squares).clamp(max=1.0).pow(1.5)
-    errors = torch.linalg.vector_norm(error, dim=1).square()
+    errors = _squares(error)
     variance = _variance(x, squares, weights)
     scale = torch.where(variance > 0, 1.0 / variance, 0.0)
     return Reconstruction(
@@ -68,9 +66,17 @@ def _rounding(x: Tensor) -> float:
     return 4.0 * len(x) * torch.finfo(x.dtype).eps
 
 
+class Auxiliary(NamedTuple):
+    """What :func:`auxiliary_loss` returns."""
+
+    loss: Tensor  # scalar
+    of_preactivations: Tensor  # (n_tokens, n_masked), the gradient
+    of_decoder: Tensor  # (n_masked, d), the gradient
+
+
 def auxiliary_loss(
     error: Tensor, preactivations: Tensor, decoder: Tensor, k_aux: int
-) -> Tensor:
+) -> Auxiliary:
     """Loss of reconstructing the error with the masked features alone.
 
     With the features that are dead this is ``aux_k_loss`` (OpenAI 2024,
@@ -80,7 +86,7 @@ def auxiliary_loss(
     Parameters
     ----------
     error : Tensor of shape (n_tokens, d)
-        ``x - x_hat``; it is taken as given, no gradient flows into it.
+        ``e = x_hat - x``; it is taken as given, there is no gradient of it.
     preactivations : Tensor of shape (n_tokens, n_masked)
         Of the masked features, in the units of ``x``, before the cut at zero, so that
         features negative everywhere still get a gradient.
@@ -90,24 +96,41 @@ def auxiliary_loss(
 
     Returns
     -------
-    scalar Tensor
-        ``|e - e_hat|^2 / |e - mean(e)|^2``, 0 where the denominator is 0.
+    Auxiliary
+        With the loss ``|e + e_hat|^2 / |e - mean(e)|^2``, where ``e_hat`` is what the
+        masked features add; 0 where the denominator is 0.
 
     Examples
     --------
     >>> import torch
     >>> from skchoice.losses import auxiliary_loss
-    >>> error = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    >>> auxiliary_loss(error, error[:, :1], torch.tensor([[1.0, 0.0]]), k_aux=1)
+    >>> missing = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    >>> direction = torch.tensor([[1.0, 0.0]])
+    >>> auxiliary_loss(-missing, missing[:, :1], direction, k_aux=1).loss
     tensor(0.)
     """
-    error = error.detach()
+    codes, largest = preactivations, None
     if k_aux < preactivations.shape[1]:
-        top = preactivations.topk(k_aux, dim=1)
-        preactivations = torch.zeros_like(preactivations).scatter(
-            1, top.indices, top.values
-        )
-    variance = (error - error.mean(0)).square().sum()
-    missed = (error - preactivations @ decoder).square().sum()
-    varies = variance > _rounding(error) * error.square().sum()
-    return torch.where(varies, missed / torch.where(varies, variance, 1.0), 0.0)
+        largest = preactivations.topk(k_aux, dim=1, sorted=False).indices
+        codes = _only(codes, largest)
+    variance = _squares(error - error.mean(0)).sum()
+    varies = variance > _rounding(error) * _squares(error).sum()
+    scale = torch.where(varies, 1.0 / variance, 0.0)
+    left = torch.addmm(error, codes, decoder)
+    loss = _squares(left).sum() * scale
+    left *= 2.0 * scale
+    of_codes = left @ decoder.T
+    if largest is not None:
+        of_codes = _only(of_codes, largest)
+    return Auxiliary(loss, of_codes, codes.T @ left)
+
+
+def _only(array: Tensor, columns: Tensor) -> Tensor:
+    """Return an array with some columns of each row kept, and zeros elsewhere."""
+    kept = array.gather(1, columns)
+    return torch.zeros_like(array).scatter_(1, columns, kept)
+
+
+def _squares(rows: Tensor) -> Tensor:
+    # Summed row by row: a norm of all entries at once loses digits.
+    return torch.linalg.vector_norm(rows, dim=1).square()

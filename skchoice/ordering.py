@@ -27,7 +27,7 @@ _MANY = 1 << 15
 class Ranked(NamedTuple):
     """Candidates with a key each, by which they are in order."""
 
-    groups: Tensor  # (n,) int64
+    groups: Tensor  # (n,)
     keys: Tensor  # (n,) int64, of each candidate as it came
     at: Callable[[Tensor], Tensor]  # the keys at some places of their order
     starts: Tensor  # (n_groups + 1,) int64, where each group begins in it
@@ -69,8 +69,8 @@ def rank(
 
     Parameters
     ----------
-    groups : int64 Tensor of shape (n,), in ``range(n_groups)``
-    members : int64 Tensor of shape (n,), in ``range(n_members)``
+    groups : integer Tensor of shape (n,), in ``range(n_groups)``
+    members : integer Tensor of shape (n,), in ``range(n_members)``
         Distinct within a group.
     values : Tensor of shape (n,), positive
     n_groups, n_members : int
@@ -96,7 +96,8 @@ def rank(
     fits = values.dtype == torch.float32 and n_groups.bit_length() + shift <= 63
     if fits:
         # The bits of positive floats sort as the floats do.
-        keys = groups << _VALUE_BITS
+        keys = groups.to(torch.int64, copy=True)
+        keys <<= _VALUE_BITS
         keys |= _LARGEST - values.view(torch.int32)
         keys <<= member_bits
         keys |= members

@@ -95,7 +95,7 @@ def revive(
         drawn = np.sort(state.rng.choice(len(features), most, replace=False))
         features = features[torch.from_numpy(drawn).to(features.device)]
     _recentre(state, features, tokens, matches)
-    return _gradients(state, features, tokens, -error, options)
+    return _gradients(state, features, tokens, error, options)
 
 
 def _look_up_underused(state: TrainingState, options: AuxiliaryOptions) -> None:
@@ -126,7 +126,6 @@ def _recentre(
     state.optimizer.forget(ENCODER_BIAS, features)
 
 
-@torch.enable_grad()
 def _gradients(
     state: TrainingState,
     features: Tensor,
@@ -135,19 +134,20 @@ def _gradients(
     options: AuxiliaryOptions,
 ) -> AuxiliaryGradients:
     parameters = state.parameters
-    encoder, bias, decoder = (
-        array[features].requires_grad_()
-        for array in (
-            parameters.encoder,
-            parameters.encoder_bias,
-            parameters.decoder,
-        )
-    )
-    preactivations = torch.addmm(bias, tokens.scaled, encoder.T)
+    bias, decoder = parameters.encoder_bias[features], parameters.decoder[features]
+    preactivations = torch.addmm(bias, tokens.scaled, parameters.encoder[features].T)
     if tokens.norms is not None:
-        preactivations = preactivations * tokens.norms[:, None]
-    loss = auxiliary_loss(error, preactivations, decoder, options.k)
-    of_encoder, of_bias, of_decoder = torch.autograd.grad(
-        options.coefficient * loss, (encoder, bias, decoder)
+        preactivations *= tokens.norms[:, None]
+    loss, of_preactivations, of_decoder = auxiliary_loss(
+        error, preactivations, decoder, options.k
     )
-    return AuxiliaryGradients(features, of_encoder, of_bias, of_decoder, loss.detach())
+    if tokens.norms is not None:
+        of_preactivations *= tokens.norms[:, None]
+    of_preactivations *= options.coefficient
+    return AuxiliaryGradients(
+        features,
+        of_preactivations.T @ tokens.scaled,
+        of_preactivations.sum(0),
+        of_decoder.mul_(options.coefficient),
+        loss,
+    )

@@ -74,7 +74,7 @@ class Rule(ABC):
 
     @abstractmethod
     def groups(self, tokens: Tensor, features: Tensor) -> Tensor:
-        """Return the group of each pair, int64."""
+        """Return the group of each pair."""
 
     @abstractmethod
     def members(self, tokens: Tensor, features: Tensor, n_features: int) -> Tensor:
@@ -211,7 +211,7 @@ class MutualChoice(Rule):
 
     def members(self, tokens: Tensor, features: Tensor, n_features: int) -> Tensor:
         """Return the flat index of each pair."""
-        return tokens * n_features + features
+        return tokens.long() * n_features + features
 
     def over_tile(self, per_group: Tensor, features: Tensor, tokens: Tensor) -> Tensor:
         """Spread the one value."""
