@@ -86,9 +86,11 @@ def measure_fit(rule: str, n_features: int, path: str | None) -> dict:
     start = time.perf_counter()
     with Peak("VmRSS") as peak:
         estimator(n_features, 32, batch_size=BATCH_SIZE, **settings).fit(X)
-    # Encoder and decoder; of narrow ones two moments each.
-    arrays = 2 if n_features >= COMPACT_FROM else 6
-    needed = arrays * n_features * X.shape[1] * 4 / MB
+    # Of each feature the rows of encoder and decoder, and a bias; two moments of each
+    # number, or, where there are many features, one of each row and two of the bias.
+    columns = 2 * X.shape[1] + 1
+    moments = 4 if n_features >= COMPACT_FROM else 2 * columns
+    needed = (columns + moments) * n_features * 4 / MB
     return {
         "what": "fit",
         "rule": rule,

@@ -21,7 +21,7 @@ _RETRY_FACTOR = 0.7
 _LAST_LOOK = 3
 _HARDLY_ANY = 0.1
 # The candidates are cut back whenever they outnumber the budget by this factor ...
-_OVERFLOW = 4
+_OVERFLOW = 3
 # ... and are more than this many: below, cutting costs more than it saves.
 _MIN_OVERFLOW = 1 << 17
 
