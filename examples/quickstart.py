@@ -217,7 +217,7 @@ def draw(saes: list, codes: list, path: Path) -> None:
     for sae, found in zip(saes, codes, strict=True):
         # FeatureChoiceSAE gets its caps from such a fit, made in its mutual phase.
         zipf = isinstance(sae, MutualChoiceSAE)
-        DensityDisplay.from_estimator(sae, left, zipf=zipf)
+        DensityDisplay.from_estimator(sae, ax=left, zipf=zipf)
         L0Display.from_codes(found, right, label=type(sae).__name__)
     left.set_title("How often each feature fires")
     right.set_title("How many features fire on a token (held out)")

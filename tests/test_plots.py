@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 pytest.importorskip("matplotlib")
@@ -99,8 +100,8 @@ def test_estimators_share_an_ax_under_their_names(ax):
 
     first = SomeSAE(feature_density_=np.array([0.1, 0.4, 0.2]))
     second = SomeSAE(feature_density_=np.array([0.3, 0.3, 0.0]))
-    one = DensityDisplay.from_estimator(first, ax)
-    two = DensityDisplay.from_estimator(second, ax, label="other", linewidth=3)
+    one = DensityDisplay.from_estimator(first, ax=ax)
+    two = DensityDisplay.from_estimator(second, ax=ax, label="other", linewidth=3)
 
     assert_array_equal(one.line_.get_ydata(), [0.4, 0.2, 0.1])
     assert_array_equal(two.line_.get_ydata(), [0.3, 0.3])
@@ -110,9 +111,22 @@ def test_estimators_share_an_ax_under_their_names(ax):
     assert one.line_.get_color() != two.line_.get_color()
 
 
+def test_estimators_are_measured_on_rows(ax, fitted, X_new):
+    codes, name = fitted.transform(X_new), type(fitted).__name__
+    density = DensityDisplay.from_estimator(fitted, X_new, ax)
+    assert_array_equal(density.density, metrics.density(codes))
+    l0 = L0Display.from_estimator(fitted, X_new)
+    assert_array_equal(l0.l0_per_token, metrics.l0_per_token(codes))
+    for display in (density, l0):
+        assert labels(display.ax_)[0].startswith(name)
+
+
 def test_an_estimator_that_is_not_fitted_is_named():
     with pytest.raises(ValueError, match="SimpleNamespace has no feature_density_"):
         DensityDisplay.from_estimator(SimpleNamespace())
+    for display in (DensityDisplay, L0Display):
+        with pytest.raises(ValueError, match="SimpleNamespace has no components_"):
+            display.from_estimator(SimpleNamespace(), np.zeros((3, 2)))
     assert plt.get_fignums() == []
 
 
@@ -255,13 +269,15 @@ def test_the_frontier_of_a_search(ax, make, X):
     assert_allclose(display.fvu, 1 - results["mean_test_explained_variance"])
     assert_array_equal(display.l0, results["mean_test_l0"])
     assert labels(ax) == ["importance = absolute", "importance = relative"]
-    display = FrontierDisplay.from_cv_results(results)
+    display = FrontierDisplay.from_cv_results(search)
     assert display.ax_.get_legend() is None
     # Of several parameters, neighbours in L0 may have nothing in common.
     assert display.lines_[0].lines[0].get_linestyle() == "None"
 
     with pytest.raises(ValueError, match=r"by='aux' is not one of the searched \["):
         FrontierDisplay.from_cv_results(results, by="aux")
+    with pytest.raises(TypeError, match="must be a fitted search or its cv_results_"):
+        FrontierDisplay.from_cv_results(clone(search))
     results = GridSearchCV(make(), {"k": [2]}, cv=2).fit(X).cv_results_
     with pytest.raises(ValueError, match=r"scoring=skchoice\.metrics\.sparsity_scores"):
         FrontierDisplay.from_cv_results(results)

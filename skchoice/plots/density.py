@@ -125,18 +125,21 @@ class DensityDisplay:
     def from_estimator(
         cls,
         estimator: Any,
+        X: Any = None,
         ax: Axes | None = None,
         *,
         label: str | None = None,
         zipf: bool = False,
         **line_kwargs: Any,
     ) -> DensityDisplay:
-        """Draw the `feature_density_` of a fitted autoencoder.
+        """Draw the densities of a fitted autoencoder's features.
 
         Parameters
         ----------
         estimator : estimator
             A fitted autoencoder of this library.
+        X : array-like of shape (n_tokens, n_columns) or None, default=None
+            Rows to measure densities on. None takes the `feature_density_` of the fit.
         ax : matplotlib.axes.Axes or None, default=None
             Where to draw. None makes a new figure.
         label : str or None, default=None
@@ -156,7 +159,11 @@ class DensityDisplay:
         ValueError
             If the estimator is not fitted.
         """
-        name, density = fitted(estimator, "feature_density_")
+        name, density = fitted(
+            estimator, "feature_density_" if X is None else "components_"
+        )
+        if X is not None:
+            density = metrics.density(estimator.transform(X))
         return cls(density, label=label or name).plot(ax, zipf=zipf, **line_kwargs)
 
     @classmethod

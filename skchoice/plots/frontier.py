@@ -127,7 +127,7 @@ class FrontierDisplay:
     @classmethod
     def from_cv_results(
         cls,
-        cv_results: Mapping[str, Any],
+        cv_results: Any,
         ax: Axes | None = None,
         *,
         by: str | None = None,
@@ -138,8 +138,8 @@ class FrontierDisplay:
 
         Parameters
         ----------
-        cv_results : dict
-            The `cv_results_` of a search with ``scoring=sparsity_scores``.
+        cv_results : dict or fitted search
+            A search with ``scoring=sparsity_scores``, or its `cv_results_`.
         ax : matplotlib.axes.Axes or None, default=None
             Where to draw. None makes a new figure.
         by : str or None, default=None
@@ -157,10 +157,18 @@ class FrontierDisplay:
 
         Raises
         ------
+        TypeError
+            If ``cv_results`` is neither; a search that was not fitted is none.
         ValueError
             If the search did not measure L0 and explained variance, or did not search
             over ``by``.
         """
+        cv_results = getattr(cv_results, "cv_results_", cv_results)
+        if not isinstance(cv_results, Mapping):
+            raise TypeError(
+                "cv_results must be a fitted search or its cv_results_, got "
+                f"{type(cv_results).__name__}."
+            )
         needed = {"mean_test_l0", "mean_test_explained_variance"}
         if not needed <= set(cv_results):
             raise ValueError(

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 from numpy.typing import ArrayLike
 
 from skchoice import metrics
-from skchoice.plots.axes import count, finish, given_or_new, with_note
+from skchoice.plots.axes import count, finish, fitted, given_or_new, with_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,6 +91,45 @@ class L0Display:
         _end_above_what_is_no_spike(ax)
         self.ax_, self.figure_ = finish(ax), ax.figure
         return self
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        ax: Axes | None = None,
+        *,
+        label: str | None = None,
+        **stairs_kwargs: Any,
+    ) -> L0Display:
+        """Draw the histogram of the matches of each row of X.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted autoencoder of this library.
+        X : array-like of shape (n_tokens, n_columns)
+            Rows to encode.
+        ax : matplotlib.axes.Axes or None, default=None
+            Where to draw. None makes a new figure.
+        label : str or None, default=None
+            Name in the legend. None is the name of the estimator's class.
+        **stairs_kwargs : dict
+            For `matplotlib.axes.Axes.stairs`.
+
+        Returns
+        -------
+        L0Display
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If the estimator is not fitted.
+        """
+        name, _ = fitted(estimator, "components_")
+        codes = estimator.transform(X)
+        return cls.from_codes(codes, ax, label=label or name, **stairs_kwargs)
 
     @classmethod
     def from_codes(
