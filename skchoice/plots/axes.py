@@ -26,6 +26,12 @@ def fitted(estimator: Any, attribute: str) -> tuple[str, Any]:
     return name, getattr(estimator, attribute)
 
 
+def encoded(estimator: Any, X: Any) -> tuple[str, Any]:
+    """Return the name of an estimator, and the codes of X."""
+    name, _ = fitted(estimator, "components_")
+    return name, estimator.transform(X)
+
+
 def given_or_new(ax: Axes | None) -> Axes:
     """Return the ax, or one of a new figure."""
     return plt.subplots(layout="constrained")[1] if ax is None else ax

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skchoice import metrics
-from skchoice.plots.axes import finish, fitted, given_or_new, with_note
+from skchoice.plots.axes import encoded, finish, fitted, given_or_new, with_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,11 +159,11 @@ class DensityDisplay:
         ValueError
             If the estimator is not fitted.
         """
-        name, density = fitted(
-            estimator, "feature_density_" if X is None else "components_"
-        )
-        if X is not None:
-            density = metrics.density(estimator.transform(X))
+        if X is None:
+            name, density = fitted(estimator, "feature_density_")
+        else:
+            name, codes = encoded(estimator, X)
+            density = metrics.density(codes)
         return cls(density, label=label or name).plot(ax, zipf=zipf, **line_kwargs)
 
     @classmethod

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 from numpy.typing import ArrayLike
 
 from skchoice import metrics
-from skchoice.plots.axes import count, finish, fitted, given_or_new, with_note
+from skchoice.plots.axes import count, encoded, finish, given_or_new, with_note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,8 +127,7 @@ class L0Display:
         ValueError
             If the estimator is not fitted.
         """
-        name, _ = fitted(estimator, "components_")
-        codes = estimator.transform(X)
+        name, codes = encoded(estimator, X)
         return cls.from_codes(codes, ax, label=label or name, **stairs_kwargs)
 
     @classmethod
