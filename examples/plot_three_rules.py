@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from skchoice.allocation import select
-from skchoice.caps import systematic_caps, uniform_density, zipf_density
+from skchoice.caps import systematic_caps
+from skchoice.profiles import uniform_density, zipf_density
 from skchoice.rules import FeatureChoice, MutualChoice, TokenChoice
 
 N_TOKENS, N_FEATURES, K = 12, 18, 3

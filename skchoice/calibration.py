@@ -18,9 +18,10 @@ from torch import Tensor
 
 from skchoice.affinities import Affinities
 from skchoice.allocation import allocate
-from skchoice.caps import fill_to, systematic_caps
+from skchoice.caps import systematic_caps
 from skchoice.codes import SparseCodes
 from skchoice.ordering import rank
+from skchoice.profiles import fill_to
 from skchoice.rules import FeatureChoice, MutualChoice
 
 # The gate lies this far below the order statistic, as a share of the gap to the next:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skchoice import caps
 from skchoice.metrics import ZipfFit, zipf_fit
+from skchoice.profiles import zipf_density
 
 # A feature is underused below this fraction of the density its rank should have.
 UNDERUSED_FRACTION = 0.1
@@ -81,7 +81,7 @@ class FiringTracker:
             fit = self.zipf_fit()
             target = fit.predict(np.arange(1, n_features + 1))
         else:
-            target = caps.zipf_density(n_features, min(self.k, n_features))
+            target = zipf_density(n_features, min(self.k, n_features))
         order = density.argsort(descending=True, stable=True)
         wanted = torch.empty_like(density)
         wanted[order] = torch.as_tensor(target, dtype=torch.float64).to(density.device)

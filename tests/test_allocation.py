@@ -25,7 +25,8 @@ from invariants import (
 from skchoice import allocation, looks
 from skchoice import warm as warming
 from skchoice.allocation import allocate, select
-from skchoice.caps import systematic_caps, uniform_density, zipf_density
+from skchoice.caps import systematic_caps
+from skchoice.profiles import uniform_density, zipf_density
 from skchoice.rules import FeatureChoice, MutualChoice, Rule, TokenChoice
 from skchoice.warm import WarmAllocator
 

@@ -8,7 +8,7 @@ import torch
 from invariants import MatrixAffinities
 
 from skchoice.calibration import calibrate_features, calibrate_mutual
-from skchoice.caps import uniform_density, zipf_density
+from skchoice.profiles import uniform_density, zipf_density
 
 # Affinities whose chance to pass a threshold is known: what a threshold gives on new
 # rows is then a number, not another sample.

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skchoice import FeatureChoiceSAE
-from skchoice.caps import fill_to, systematic_caps
+from skchoice.caps import systematic_caps
 from skchoice.demand import Demand
 from skchoice.firing import FiringTracker
+from skchoice.profiles import fill_to
 
 quick = settings(max_examples=60, deadline=None)
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skchoice.caps import zipf_density
 from skchoice.firing import UNDERUSED_FRACTION, FiringTracker
+from skchoice.profiles import zipf_density
 
 quick = settings(max_examples=60, deadline=None)
 CPU = torch.device("cpu")

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skchoice import caps, diagnosis
+from skchoice import diagnosis, profiles
 from skchoice.base import ChoiceSAE
 from skchoice.calibration import Calibration, calibrate_features, calibrate_mutual
+from skchoice.caps import systematic_caps
 from skchoice.docs import shared_docs
 from skchoice.inputs import Rows
 from skchoice.metrics import ZipfFit, zipf_fit
@@ -240,19 +241,19 @@ default="zipf"
         if not isinstance(self.caps, str):
             return np.asarray(self.caps, dtype=np.float64)
         if self.caps == "uniform" or (self.caps == "learned" and not known):
-            profile = caps.uniform_density(n_features, self.k)
+            profile = profiles.uniform_density(n_features, self.k)
         elif self.caps == "learned":
-            profile = caps.learned_density(wanted, self.k)
+            profile = profiles.learned_density(wanted, self.k)
         else:
             exponent, offset = self.zipf_exponent, self.zipf_offset
             if exponent is None:
                 exponent = fit.exponent if fit else 1.0
             if offset is None:
                 offset = fit.offset if fit else 0.0
-            ranked = caps.zipf_density(n_features, self.k, exponent, offset)
-            profile = caps.by_rank(ranked, wanted)
+            ranked = profiles.zipf_density(n_features, self.k, exponent, offset)
+            profile = profiles.by_rank(ranked, wanted)
         if self.min_cap:
-            profile = caps.fill_to(profile, self.k, lower=1.0 / n_rows)
+            profile = profiles.fill_to(profile, self.k, lower=1.0 / n_rows)
         return profile
 
     def _calibrate(
@@ -263,7 +264,7 @@ default="zipf"
             found = calibrate_mutual(affinities, self.k, start)
             # Measured densities miss k by what a sample rounds off, and by ties.
             reachable = self.k * (1.0 - found.unfilled)
-            return found._replace(target=caps.fill_to(found.density, reachable))
+            return found._replace(target=profiles.fill_to(found.density, reachable))
         diagnosis.check_calibration(*affinities.shape, self.k)
         start = unit * state.allocator.below(0.9)
         return calibrate_features(
@@ -280,5 +281,5 @@ default="zipf"
                 "A model from another library has no caps_. Set them, matches per "
                 "token of each feature, or go on training with partial_fit."
             )
-        feature_caps = caps.systematic_caps(self.caps_, n_rows)
+        feature_caps = systematic_caps(self.caps_, n_rows)
         return FeatureChoice(torch.from_numpy(feature_caps))
