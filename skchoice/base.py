@@ -148,8 +148,14 @@ class ChoiceSAE(FittedSAE):
                 )
             diagnosis.check_convergence(progress.state)
             sample = UnitsSample(rows, held_units)
+            trained = UnitsSample(rows, train_units) if self._few_held(rows) else None
             self._finish(
-                progress.state, sample, names, n_iter, keep_state=self.warm_start
+                progress.state,
+                sample,
+                names,
+                n_iter,
+                keep_state=self.warm_start,
+                trained=trained,
             )
             checkpoints.clear()
         self._reservoir = None
@@ -159,7 +165,7 @@ class ChoiceSAE(FittedSAE):
         """Return the units to train on and those to calibrate on.
 
         Features come to fire less often on rows that they were trained on, so the
-        thresholds need rows set aside; only few rows are too dear for that.
+        thresholds need rows set aside.
         """
         units, n_held = rows.units(), self._n_held(rows)
         if n_held == 0:
@@ -317,8 +323,13 @@ class ChoiceSAE(FittedSAE):
         names: dict[str, Any],
         n_iter: int,
         keep_state: bool,
+        trained: Sample | None = None,
     ) -> None:
-        """Calibrate on a sample, and only then set the fitted attributes."""
+        """Calibrate on a sample, and only then set the fitted attributes.
+
+        Where the sample is small, the rows trained on tell how the thresholds compare,
+        and the sample how high they must be.
+        """
         diagnosis.check_parameters(state)
         standardisation = state.standardisation
         relative = state.parameters.relative
@@ -330,8 +341,12 @@ class ChoiceSAE(FittedSAE):
         decoder_bias = decoder_bias.to(sample.dtype)
 
         published = Parameters(encoder, encoder_bias, decoder, decoder_bias, relative)
-        affinities = _affinities(published, sample)
+        affinities = _affinities(published, trained or sample)
         calibration = self._calibrate(state, affinities, unit)
+        if trained is not None:
+            thresholds = calibration.thresholds
+            over = _affinities(published, sample).over(thresholds)
+            calibration = calibration.scaled_to(over)
         diagnosis.check_fit(state, calibration, self.k)
 
         if keep_state:  # the state goes on changing, what is published must not

@@ -40,6 +40,23 @@ class Calibration(NamedTuple):
     density: NDArray  # (n_features,) matches per token that the thresholds give here
     unfilled: float  # share of the budget without a positive affinity
 
+    def scaled_to(self, over: Affinities) -> Calibration:
+        """Scale all thresholds alike, for the same matches per token of other rows.
+
+        Parameters
+        ----------
+        over : Affinities
+            Of the other rows, divided by the thresholds of their features.
+
+        Returns
+        -------
+        Calibration
+            With the target and the density as they were.
+        """
+        start = torch.ones_like(self.thresholds[:1])
+        factor = calibrate_mutual(over, float(self.target.sum()), start).thresholds
+        return self._replace(thresholds=self.thresholds * factor)
+
 
 def calibrate_mutual(affinities: Affinities, k: float, start: Tensor) -> Calibration:
     """Find the one threshold at which ``k`` matches per token are expected.

@@ -51,8 +51,11 @@ n_calibration : int, default=None
     Rows set aside from training to calibrate the thresholds on, since features fire
     less often on rows they were trained on. None takes 4096, or as many as give the
     average feature 32 matches if these are more, but at most a tenth of the rows, and
-    none of fewer than 4096; 0 calibrates on the training rows. In
-    ``partial_fit``: size of the sample of all rows that is kept, 8192 by default.
+    none of fewer than 256 (in TokenChoiceSAE of fewer than 4096); 0 calibrates on the
+    training rows. Where X has fewer than 4096 rows, and the average feature fewer than
+    32 matches in those set aside, these tell one factor for all thresholds, which are
+    then those of the training rows times it. In ``partial_fit``: size of the sample of
+    all rows that is kept, 8192 by default.
 sparse_output : bool, default=True
     Whether ``transform`` returns CSR or a dense array.
 device : str or torch.device, default="auto"
@@ -87,7 +90,8 @@ thresholds_ : array of shape (n_features,), float32
     A feature fires where its affinity is larger. Units as ``encoder_bias_``. Zeros in
     TokenChoiceSAE.
 feature_density_ : array of shape (n_features,)
-    Share of the calibration rows on which each feature fires.
+    Share of the calibration rows on which each feature fires. Where they tell but a
+    factor (see ``n_calibration``), of the training rows before it.
 dead_features_ : bool array of shape (n_features,)
     Features without a match in the last ``dead_after`` tokens of training.
 history_ : list of dict

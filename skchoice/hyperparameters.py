@@ -16,15 +16,21 @@ from torch import Tensor
 from skchoice.inputs import Rows
 from skchoice.schedule import auto_batch_size, auto_learning_rate
 
-# Of so many rows or more, some are set aside for calibration: at most a tenth, no more
-# than tell L0 to a percent, and each feature's threshold from so many matches.
-_MIN_ROWS_TO_SPLIT = 4096
+# Set aside for calibration are at most a tenth of the rows, no more than tell L0 to a
+# percent, and each feature's threshold from so many matches.
 _TELLING_ROWS = 4096
 _TELLING_MATCHES = 32
+# Below so many rows in all, a tenth of them may be too few to tell features apart, and
+# below so many even L0.
+_FEW_ROWS = 4096
+_VERY_FEW_ROWS = 256
 
 
 class ConfiguredSAE(BaseEstimator):
     """The constructor that all estimators have, and what follows from its arguments."""
+
+    # Where codes need none, few rows had better all be trained on.
+    _needs_thresholds = True
 
     _parameter_constraints: dict = {
         "n_features": [Interval(Integral, 1, None, closed="left"), None],
@@ -153,10 +159,19 @@ class ConfiguredSAE(BaseEstimator):
                 )
             return self.n_calibration
         n_rows, n_columns = rows.shape
-        if n_rows < _MIN_ROWS_TO_SPLIT:
+        if n_rows < (_VERY_FEW_ROWS if self._needs_thresholds else _FEW_ROWS):
             return 0
-        of_features = math.ceil(_TELLING_MATCHES * self._n_features(n_columns) / self.k)
-        return min(n_rows // 10, max(_TELLING_ROWS, of_features))
+        return min(n_rows // 10, max(_TELLING_ROWS, self._n_telling(n_columns)))
+
+    def _few_held(self, rows: Rows) -> bool:
+        """Return whether the rows set aside tell L0, and features hardly apart."""
+        n_rows, n_columns = rows.shape
+        few = n_rows < _FEW_ROWS and self._needs_thresholds
+        return few and 0 < self._n_held(rows) < self._n_telling(n_columns)
+
+    def _n_telling(self, n_columns: int) -> int:
+        """Return how many rows tell the threshold of the average feature."""
+        return math.ceil(_TELLING_MATCHES * self._n_features(n_columns) / self.k)
 
     def _device(self, X: Any = None) -> torch.device:
         if str(self.device) == "auto":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -24,6 +25,7 @@ _BLOCK_BYTES = 5 << 19
 _ALIGNMENT = 16
 # Where the first tile is to be small, the others grow by this factor to the full size.
 _GROWTH = 4
+_NEXT_TO_NOTHING = 2.0**-20  # of the largest threshold
 
 
 class EncoderAffinities:
@@ -46,11 +48,27 @@ class EncoderAffinities:
         n_tokens: int,
     ):
         self.parameters = parameters
+        self._given = chunks
         self.one_chunk = isinstance(chunks, Tokens)
         self.chunks = (lambda: [chunks]) if isinstance(chunks, Tokens) else chunks
         self.shape = (n_tokens, parameters.n_features)
         self.device = parameters.encoder.device
         self.dtype = parameters.encoder.dtype
+
+    def over(self, thresholds: Tensor) -> EncoderAffinities:
+        """Return the affinities divided by the thresholds of their features.
+
+        Those under 0 count as next to nothing, so that whatever is positive is over.
+        """
+        largest = thresholds.max()
+        least = torch.where(largest > 0, _NEXT_TO_NOTHING * largest, 1.0)
+        units = thresholds.maximum(least)
+        scaled = replace(
+            self.parameters,
+            encoder=self.parameters.encoder / units[:, None],
+            encoder_bias=self.parameters.encoder_bias / units,
+        )
+        return EncoderAffinities(scaled, self._given, self.shape[0])
 
     def tiles(
         self,

@@ -71,7 +71,9 @@ def X_new():
     return X
 
 
-SETTINGS = dict(n_features=48, k=4, batch_size=100, max_iter=4, random_state=0)
+SETTINGS = dict(
+    n_features=48, k=4, batch_size=100, max_iter=4, n_calibration=0, random_state=0
+)
 
 
 @pytest.fixture(

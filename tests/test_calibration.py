@@ -217,6 +217,49 @@ def test_tiny_samples(n_rows, value):
         assert_calibration(mutual(matrix, k), matrix)
 
 
+# ------------------------------------------------------------------ one factor for all
+
+
+def scaled(calibration, matrix):
+    over = matrix / calibration.thresholds.clamp(min=1e-9)
+    return calibration.scaled_to(MatrixAffinities(over, 512, 100_000))
+
+
+@pytest.mark.parametrize("loudness", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("density", [uniform_density(80, 6), zipf_density(80, 6, 1.0)])
+def test_few_other_rows_tell_one_factor(loudness, density):
+    # So few that most features have no match among them.
+    others = loudness * columns(40, np.ones(80), seed=1)
+    found = features(columns(900, np.ones(80)), density)
+    moved = scaled(found, others)
+    factor = moved.thresholds / found.thresholds
+    assert factor.max() == pytest.approx(factor.min())
+    passing = (others > moved.thresholds).sum()
+    assert passing == pytest.approx(6 * len(others), abs=1)
+    assert factor[0] == pytest.approx(loudness, rel=0.15)
+    np.testing.assert_array_equal(moved.density, found.density)
+    np.testing.assert_array_equal(moved.target, found.target)
+
+
+def test_under_one_factor_features_that_are_open_stay_open():
+    found = features(columns(900, np.ones(60)), uniform_density(60, 6))
+    found.thresholds[:6] = 0.0
+    others = 2.0 * columns(200, np.full(60, 0.3), seed=1)
+    moved = scaled(found, others)
+    assert (moved.thresholds[:6] == 0).all() and (moved.thresholds[6:] > 0).all()
+    # What they take of the budget, the others do not get.
+    assert (others > moved.thresholds).sum() == pytest.approx(6 * len(others), abs=1)
+
+
+def test_one_factor_where_all_features_are_open_or_must_be():
+    matrix = columns(900, np.full(60, 0.05))
+    found = features(matrix, uniform_density(60, 6))
+    assert (found.thresholds == 0).all() and found.unfilled > 0.4
+    assert (scaled(found, 2.0 * matrix).thresholds == 0).all()
+    found = features(columns(900, np.ones(60)), uniform_density(60, 6))
+    assert (scaled(found, matrix).thresholds == 0).all()
+
+
 # ------------------------------------------------------------------------- on new rows
 
 

@@ -401,7 +401,8 @@ def test_caps(mixture):
 def test_caps_sum_to_k_under_mutual_choice_too(mixture):
     # Four rows 150 times each: a threshold has all of a kind, or none.
     X = np.repeat(mixture(4), 150, axis=0)
-    tied = FeatureChoiceSAE(48, 7.6, mutual_fraction=1, random_state=0).fit(X)
+    settings = {"mutual_fraction": 1, "n_calibration": 0, "random_state": 0}
+    tied = FeatureChoiceSAE(48, 7.6, **settings).fit(X)
     assert tied.feature_density_.sum() == pytest.approx(7.5)
     assert tied.caps_.sum() == pytest.approx(7.6)
     # Of three rows, four and a half matches are four.
@@ -455,7 +456,7 @@ def caps_drawn(sae, X):
 def test_min_cap_gives_each_feature_a_match_in_each_batch(mixture, n_rows):
     sae = FeatureChoiceSAE(
         100, 4, min_cap=1, zipf_exponent=3.0, zipf_offset=0.0, max_iter=20,
-        batch_size=4096, random_state=0,
+        batch_size=4096, n_calibration=0, random_state=0,
     )  # fmt: skip
     drawn = caps_drawn(sae, mixture(n_rows))
     # Eight matches for the average feature take 200 rows.
@@ -527,11 +528,32 @@ def test_held_out_l0_is_near_k(Estimator, mixture, importance, k, n_calibration)
     assert_allclose(fired, fired.round(), atol=1e-6)
 
 
+@pytest.mark.parametrize("importance", ["relative", "absolute"])
+@pytest.mark.parametrize("n_rows, n_calibration", [(1200, None), (3000, 100)])
+def test_held_out_l0_of_few_rows_is_near_k(
+    Estimator, mixture, importance, n_rows, n_calibration
+):
+    # So few are set aside that most features have a few matches in them, or none.
+    settings = {"max_iter": 20, "importance": importance, "random_state": 0}
+    many = {"n_columns": 32, "n_directions": 200, "n_active": 4}
+    X, X_new = mixture(n_rows, **many), mixture(4000, seed=1, **many)
+    sae = Estimator(128, 3, n_calibration=n_calibration, **settings).fit(X)
+    counts = sae.transform(X_new).getnnz(axis=1)
+    assert_l0_near(3, counts, n_calibration or n_rows // 10)
+    assert sae.feature_density_.sum() == pytest.approx(3, rel=0.02)
+    if Estimator is not TokenChoiceSAE and importance == "relative":
+        # Calibrated on the rows of training, features fire more often on new ones.
+        trained = Estimator(128, 3, n_calibration=0, **settings).fit(X)
+        assert trained.transform(X_new).getnnz() > 1.02 * counts.sum()
+
+
 @pytest.mark.parametrize(
     "n_rows, n_features, k, n_held",
     [
-        (4095, 64, 4, 0),
-        (6000, 64, 4, 600),  # at most a tenth
+        (255, 64, 4, 0),
+        (256, 64, 4, 25),  # at most a tenth
+        (4095, 64, 4, 409),
+        (6000, 64, 4, 600),
         (100_000, 64, 4, 4096),
         (100_000, 1024, 4, 8192),  # 32 matches of the average feature
         (50_000, 1024, 4, 5000),
@@ -540,6 +562,8 @@ def test_held_out_l0_is_near_k(Estimator, mixture, importance, k, n_calibration)
 def test_rows_set_aside_by_default(Estimator, n_rows, n_features, k, n_held):
     sae = Estimator(n_features, k)
     rows = Rows(np.zeros((n_rows, 2), dtype=np.float32), sae, torch.device("cpu"))
+    if Estimator is TokenChoiceSAE and n_rows < 4096:
+        n_held = 0  # it needs no thresholds
     assert sae._n_held(rows) == n_held
 
 
@@ -604,15 +628,17 @@ def test_few_rows_warning(make, X):
     assert FewRowsWarning not in warnings_of(lambda: make(n_calibration=100).fit(X))
 
 
-def test_warning_where_thresholds_are_of_no_match(X):
+def test_warning_where_thresholds_are_of_no_match(mixture):
     # Of 100 rows with 4 matches each, 399 features expect one each, and 401 none.
-    def fit(Estimator, n_features):
+    def fit(Estimator, n_features, n_rows=4200):
         sae = Estimator(n_features, 4, max_iter=1, n_calibration=100, random_state=0)
-        return warnings_of(lambda: sae.fit(X))
+        return warnings_of(lambda: sae.fit(mixture(n_rows)))
 
     assert FewCalibrationRowsWarning not in fit(FeatureChoiceSAE, 399)
     assert FewCalibrationRowsWarning in fit(FeatureChoiceSAE, 401)
     assert FewCalibrationRowsWarning not in fit(MutualChoiceSAE, 401)
+    # Of fewer rows, those trained on tell the features apart.
+    assert FewCalibrationRowsWarning not in fit(FeatureChoiceSAE, 401, n_rows=600)
 
 
 @pytest.mark.filterwarnings("ignore::skchoice.exceptions.UnfilledBudgetWarning")

@@ -314,7 +314,8 @@ def test_rows_that_were_set_aside_are_not_trained_on(make, X, monkeypatch):
             return super().read(part)
 
     monkeypatch.setattr("skchoice.fitted.Rows", Noting)
-    make(n_calibration=150, max_iter=3).fit(X)
+    # Enough to tell the features apart: with fewer, rows trained on are read again.
+    make(n_features=16, n_calibration=150, max_iter=3).fit(X)
     # First the sample for the scale, then the batches, then the rows set aside.
     n_steps = 14  # three passes over 450 rows
     assert_array_equal(read[0], np.arange(600))

@@ -480,9 +480,8 @@ def rules(estimator):
 @pytest.mark.filterwarnings("ignore::skchoice.exceptions.UnfilledBudgetWarning")
 def test_fit_turns_from_mutual_to_feature_choice(X):
     def fitted(**settings):
-        return FeatureChoiceSAE(
-            48, 4, batch_size=100, max_iter=4, random_state=0, **settings
-        ).fit(X)
+        shared = {"batch_size": 100, "max_iter": 4, "n_calibration": 0}
+        return FeatureChoiceSAE(48, 4, **shared, random_state=0, **settings).fit(X)
 
     n_steps = 24
     assert rules(fitted()) == ["MutualChoice"] * 12 + ["FeatureChoice"] * 12

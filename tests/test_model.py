@@ -17,6 +17,7 @@ from skchoice.allocation import allocate
 from skchoice.codes import SparseCodes
 from skchoice.model import decode, encoder_input, random_parameters
 from skchoice.ops import coarse
+from skchoice.rules import MutualChoice
 from skchoice.tiles import EncoderAffinities
 
 
@@ -304,6 +305,29 @@ def test_codes_scale_with_the_token_under_relative_importance(scale):
         return tokens.to_codes(allocate(affinities, rule, torch.zeros(1)).matches)
 
     torch.testing.assert_close(codes(further).to_dense(), scale * codes(x).to_dense())
+
+
+@every_importance
+@pytest.mark.parametrize("zero", [slice(0), slice(3, 6), slice(None)], ids=str)
+def test_affinities_over_thresholds(relative, zero):
+    parameters = some_parameters(3, 20, 7, relative)
+    x = normal(4, 30, 7)
+    thresholds = normal(5, 20).abs() + 0.1
+    thresholds[zero] = 0.0
+    affinities = affinities_in_chunks(x, parameters, 11)
+    rule = MutualChoice(20)  # all that are positive
+    plain, over = (
+        allocate(each, rule, torch.zeros(1, dtype=x.dtype)).matches.to_dense()
+        for each in (affinities, affinities.over(thresholds))
+    )
+    assert torch.equal(plain > 0, over > 0)
+    at = thresholds > 0
+    torch.testing.assert_close(over[:, at], plain[:, at] / thresholds[at])
+    # What is over zero is over whatever the others are over.
+    of_open = over[:, ~at][plain[:, ~at] > 0.01]
+    assert (
+        (of_open > over[:, at].amax()).all() if at.any() else of_open.isfinite().all()
+    )
 
 
 # ------------------------------------------------------------------------------- decode

@@ -118,7 +118,7 @@ def test_larger_batches_have_larger_steps_up_to_a_point():
 @pytest.mark.parametrize("choice", [TokenChoiceSAE, MutualChoiceSAE, FeatureChoiceSAE])
 def test_auto_is_what_it_says(choice):
     X = np.random.default_rng(0).normal(size=(900, 16))
-    given = dict(n_features=64, k=4, max_iter=4, random_state=0)
+    given = dict(n_features=64, k=4, max_iter=4, n_calibration=0, random_state=0)
     auto = choice(**given).fit(X)
     assert auto.history_[-1]["step"] == 120  # batches of sqrt(3600) / 2 rows
     rates = [record["learning_rate"] for record in auto.history_]

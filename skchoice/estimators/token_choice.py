@@ -57,6 +57,8 @@ class TokenChoiceSAE(ChoiceSAE):
         "k": [Interval(Integral, 1, None, closed="left")],
     }
 
+    _needs_thresholds = False
+
     def __init__(
         self,
         n_features=None,
