@@ -58,7 +58,7 @@ class EncoderAffinities:
     def over(self, thresholds: Tensor) -> EncoderAffinities:
         """Return the affinities divided by the thresholds of their features.
 
-        Those under 0 count as next to nothing, so that whatever is positive is over.
+        One of 0 counts as next to nothing, so that whatever is positive is far over it.
         """
         largest = thresholds.max()
         least = torch.where(largest > 0, _NEXT_TO_NOTHING * largest, 1.0)
