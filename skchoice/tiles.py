@@ -25,7 +25,7 @@ _BLOCK_BYTES = 5 << 19
 _ALIGNMENT = 16
 # Where the first tile is to be small, the others grow by this factor to the full size.
 _GROWTH = 4
-_NEXT_TO_NOTHING = 2.0**-20  # of the largest threshold
+_NEXT_TO_NOTHING = 2.0**-20  # of the smallest threshold over 0
 
 
 class EncoderAffinities:
@@ -60,9 +60,9 @@ class EncoderAffinities:
 
         One of 0 counts as next to nothing, so that whatever is positive is far over it.
         """
-        largest = thresholds.max()
-        least = torch.where(largest > 0, _NEXT_TO_NOTHING * largest, 1.0)
-        units = thresholds.maximum(least)
+        positive = thresholds > 0
+        smallest = torch.where(positive, thresholds, torch.inf).min().clamp(max=1.0)
+        units = torch.where(positive, thresholds, _NEXT_TO_NOTHING * smallest)
         scaled = replace(
             self.parameters,
             encoder=self.parameters.encoder / units[:, None],
