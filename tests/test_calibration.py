@@ -228,7 +228,7 @@ def scaled(calibration, matrix):
 @pytest.mark.parametrize("loudness", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("density", [uniform_density(80, 6), zipf_density(80, 6, 1.0)])
 def test_few_other_rows_tell_one_factor(loudness, density):
-    # So few that most features have no match among them.
+    # So few that a feature has three matches in them on average.
     others = loudness * columns(40, np.ones(80), seed=1)
     found = features(columns(900, np.ones(80)), density)
     moved = scaled(found, others)
