@@ -123,7 +123,7 @@ class ChoiceSAE(FittedSAE):
             if progress is None:
                 progress = Progress(state or new_state(self, rows, seed), seed)
             progress.state = progress.state.to(rows.device)
-            train_units, held_units = self._split(rows)
+            train_units, held_units = self._split(rows, progress.seed)
             n_train = rows.count(train_units)
             batch_size = self._rows_per_step(rows, n_train, self.max_iter)
             n_steps = math.ceil(self.max_iter * n_train / batch_size)
@@ -161,18 +161,18 @@ class ChoiceSAE(FittedSAE):
         self._reservoir = None
         return self
 
-    def _split(self, rows: Rows) -> tuple[NDArray, NDArray]:
+    def _split(self, rows: Rows, seed: int) -> tuple[NDArray, NDArray]:
         """Return the units to train on and those to calibrate on.
 
         Features come to fire less often on rows that they were trained on, so the
-        thresholds need rows set aside: the same at each warm start, whatever its seed.
+        thresholds need rows set aside.
         """
         units, n_held = rows.units(), self._n_held(rows)
         if n_held == 0:
             return units, units
         n_units = math.ceil(n_held * len(units) / rows.shape[0])
         n_units = min(n_units, len(units) - 1)
-        order = np.random.default_rng(1).permutation(units)
+        order = np.random.default_rng([seed, 1]).permutation(units)
         return np.sort(order[n_units:]), np.sort(order[:n_units])
 
     @_fit_context(prefer_skip_nested_validation=True)

@@ -328,34 +328,6 @@ def test_rows_that_were_set_aside_are_not_trained_on(make, X, monkeypatch):
     assert counts[np.unique(trained)].min() >= 3
 
 
-@pytest.mark.parametrize("random_state", [None, 5])
-def test_a_warm_start_sets_the_same_rows_aside(make, X, monkeypatch, random_state):
-    read = []
-
-    class Noting(Rows):
-        def read(self, part):
-            read.append(part)
-            return super().read(part)
-
-    sae = make(
-        n_features=16,
-        n_calibration=150,
-        max_iter=3,
-        warm_start=True,
-        random_state=random_state,
-    ).fit(X)
-    monkeypatch.setattr("skchoice.fitted.Rows", Noting)
-    held = []
-    for _ in range(2):
-        read.clear()
-        sae.fit(X)
-        parts = [part for part in read if isinstance(part, np.ndarray)]
-        trained = set(np.concatenate(parts[:14]))  # three passes over 450 rows
-        held.append(set(range(600)) - trained)
-        assert set(np.concatenate(parts[14:])) == held[-1]
-    assert held[0] == held[1] and len(held[0]) == 150
-
-
 # -------------------------------------------------------------------------------- Rows
 
 
